@@ -1,0 +1,95 @@
+"""How every command talks: results on stdout, everything else on stderr, one sentence for an expected failure."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+from collections.abc import Coroutine
+from typing import Any, Final, NoReturn, TypeVar
+
+import typer
+from aiokafka.errors import KafkaError
+from rich.console import Console
+from rich.table import Table
+
+from app.kafka_clients import KafkaConnectError
+from app.settings import Settings, SettingsError, load_settings
+from app.topic_admin import TopicAdminError, UnknownTopicError
+
+T = TypeVar("T")
+PIPE_WIDTH: Final = 160
+
+
+class CommandError(Exception):
+    """A command cannot do what it was asked; the message says why and what to do. Exit code 1."""
+
+
+EXPECTED = (CommandError, SettingsError, KafkaConnectError, TopicAdminError, UnknownTopicError)
+
+
+def stdout() -> Console:
+    """Made per call: tests and pipes exchange ``sys.stdout``."""
+    return _console(Console(highlight=False))
+
+
+def stderr() -> Console:
+    return _console(Console(stderr=True, highlight=False))
+
+
+def run(work: Coroutine[Any, Any, T]) -> T:
+    """Run one command's work; an expected failure becomes one sentence and exit code 1, Ctrl-C exit code 130."""
+    _quiet_libraries()
+    try:
+        return asyncio.run(work)
+    except EXPECTED as exc:
+        fail(str(exc))
+    except KafkaError as exc:
+        fail(f"Kafka: {exc}")
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+def settings() -> Settings:
+    """The configuration of this process; a wrong one ends the command with exit code 2."""
+    try:
+        return load_settings()
+    except SettingsError as exc:
+        fail(str(exc), code=2)
+
+
+def fail(message: str, code: int = 1) -> NoReturn:
+    """End the command with one message."""
+    stderr().print(f"[bold red]error[/] {_escape(message)}", soft_wrap=True)
+    raise typer.Exit(code)
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of stdout, for programs."""
+    typer.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+
+
+def grid(*columns: str, title: str | None = None) -> Table:
+    """The look of every table."""
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    for index, column in enumerate(columns):
+        table.add_column(column, overflow="fold", no_wrap=index == 0)
+    return table
+
+
+def _console(console: Console) -> Console:
+    # A pipe has no width; rich would take 80 and fold every table into a log file.
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console.width = PIPE_WIDTH
+    return console
+
+
+def _escape(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+def _quiet_libraries() -> None:
+    # Each tool reports a failure itself, in one sentence; aiokafka would log the same several times, without advice.
+    for name in ("aiokafka", "kafka", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)

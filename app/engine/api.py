@@ -1,0 +1,166 @@
+"""What an agent sees of the engine: a batch of records, a typed state view, effects to return.
+
+An agent is ``async def name(batch: Batch) -> Effects``, declared with ``@registry.agent(...)`` in its own
+file under ``agents/``. Its body runs once per micro-batch: records of one partition, in offset order.
+It must give every record exactly one outcome (``emit``, ``duplicate``, ``dead_letter``, ``drop``) and must
+change nothing but the state view: the engine may throw the result away and call again with fewer records.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
+
+import msgspec
+
+C = TypeVar("C")
+V = TypeVar("V")
+
+Header = tuple[str, bytes]
+Stage = Literal["decode", "validate", "dedupe", "enrich", "aggregate", "publish"]
+Disposition = Literal["invalid", "retries_exhausted", "transient_timeout", "late", "oversize", "shed", "parked"]
+
+
+class Record(Protocol):
+    """A consumed record (aiokafka's ``ConsumerRecord`` fits). ``timestamp`` is epoch ms, ``timestamp_type`` 0 create, 1 append."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    timestamp: int
+    timestamp_type: int
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Output(NamedTuple):
+    """One record to produce: same partition number as its source unless ``partition`` says otherwise."""
+
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a record becomes a dead letter. ``message`` never holds payload text."""
+
+    stage: Stage
+    reason: str
+    message: str = ""
+    disposition: Disposition = "invalid"
+    exception: BaseException | None = None
+
+
+class Effects:
+    """What one run of an agent's body decided, record by record. Created by ``batch.effects()``."""
+
+    __slots__ = ("dead_letters", "dropped", "duplicates", "emitted", "outputs")
+
+    def __init__(self) -> None:
+        self.outputs: list[tuple[Record, Output]] = []
+        self.dead_letters: list[tuple[Record, Failure]] = []
+        self.emitted = 0
+        self.duplicates = 0
+        self.dropped = 0
+
+    def emit(self, record: Record, *outputs: Output) -> None:
+        """``record`` is processed; publish ``outputs`` (several, or none for a state-only agent)."""
+        self.emitted += 1
+        for output in outputs:
+            self.outputs.append((record, output))
+
+    def duplicate(self, record: Record) -> None:
+        """``record`` was seen before; nothing is published."""
+        self.duplicates += 1
+
+    def dead_letter(self, record: Record, failure: Failure) -> None:
+        """``record`` cannot be processed: park it with its reason."""
+        self.dead_letters.append((record, failure))
+
+    def drop(self, record: Record, policy: str) -> None:
+        """``record`` is left out on purpose, by the named policy."""
+        self.dropped += 1
+
+    def outcomes(self) -> int:
+        """How many records have an outcome; must equal the size of the batch."""
+        return self.emitted + self.duplicates + self.dropped + len(self.dead_letters)
+
+
+class LaneId(NamedTuple):
+    """One partition number of one agent: the unit of ordering, state and ownership."""
+
+    agent: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.agent}-{self.partition}"
+
+
+@dataclass(frozen=True, slots=True)
+class View(Generic[V]):
+    """A typed part of an agent's one table: all keys under ``prefix``, values of one type.
+
+    Declared in ``tables/``. ``lookup`` names the REST resource that serves it from Redis, if any.
+    """
+
+    name: str
+    prefix: bytes
+    encode: Callable[[V], bytes]
+    decode: Callable[[bytes], V]
+    lookup: str | None = None
+
+    def raw_key(self, key: str) -> bytes:
+        """The key as RocksDB, changelog and Redis hold it."""
+        return self.prefix + key.encode()
+
+
+def struct_view(name: str, prefix: bytes, value: type[V], lookup: str | None = None) -> View[V]:
+    """A view of msgspec Structs as MessagePack (declare them ``array_like=True``: values stay small)."""
+    return View(name, prefix, msgspec.msgpack.Encoder().encode, msgspec.msgpack.Decoder(value).decode, lookup)
+
+
+class BoundView(Protocol[V]):
+    """A view as the body uses it: reads see every earlier write of this partition, also the unwritten ones."""
+
+    def get_many(self, keys: Iterable[str]) -> dict[str, V]:
+        """Values of those keys that exist. One RocksDB multi-get for all that are not in memory."""
+        ...
+
+    def get(self, key: str) -> V | None: ...
+
+    def put(self, key: str, value: V) -> None:
+        """Values must be immutable, or never changed after ``put``."""
+        ...
+
+    def delete(self, key: str) -> None: ...
+
+
+class State(Protocol):
+    """The agent's table, for one partition."""
+
+    def view(self, view: View[V]) -> BoundView[V]: ...
+
+
+class Batch(Protocol[C]):
+    """What an agent's body is called with. ``context`` is what the declaration's ``setup(settings)`` returned."""
+
+    lane: LaneId
+    topic: str
+    records: Sequence[Record]
+    state: State
+    context: C
+
+    def effects(self) -> Effects: ...
+
+
+Body = Callable[[Any], Awaitable[Effects]]
+
+
+class DeadLetterEncoder(Protocol):
+    """Builds the dead letter of a record: its topic, original key and value, all headers."""
+
+    def __call__(self, record: Record, failure: Failure, failed_at_ms: int) -> Output: ...

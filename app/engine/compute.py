@@ -1,0 +1,142 @@
+"""Running an agent's body over records, so that one poison record never costs its neighbours.
+
+The body works on a stage that is thrown away when it raises. Then the records are halved and run again,
+in order, until the guilty record stands alone: it becomes a dead letter, the others are processed.
+A body that raises for one record in N costs about 2 log2(N) extra runs. State that would not fit one
+changelog RecordBatch is halved in the same way, into units of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from app.engine.api import Body, Effects, Failure, LaneId, Output, Record
+from app.engine.state import LaneState, Stage
+
+#: Upper bound of what one record of a RecordBatch v2 needs beside key and value (varints, attributes).
+_CHANGELOG_RECORD_OVERHEAD = 24
+#: Room kept for the batch header and the marker record.
+_CHANGELOG_BATCH_OVERHEAD = 2048
+#: Room kept for the headers and varints of an output record.
+_OUTPUT_OVERHEAD = 2048
+
+
+class UnaccountedRecords(Exception):
+    """An agent's body gave a batch more or fewer outcomes than it has records: a bug in that agent."""
+
+    def __init__(self, lane: LaneId, records: int, outcomes: int) -> None:
+        super().__init__(f"agent {lane.agent}: {outcomes} outcomes for {records} records; every record needs exactly one")
+        self.records = records
+        self.outcomes = outcomes
+
+
+class TooLarge(Exception):
+    """One record's state change or output does not fit a RecordBatch (VELTRIX_PRODUCE_MAX_BATCH_BYTES)."""
+
+    def __init__(self, what: str, size: int, limit: int) -> None:
+        super().__init__(f"{what} of {size} bytes does not fit a batch of {limit} bytes")
+        self.size = size
+
+
+@dataclass(slots=True)
+class LaneBatch:
+    """The batch that the body is called with (see :class:`app.engine.api.Batch`)."""
+
+    lane: LaneId
+    topic: str
+    records: Sequence[Record]
+    state: Stage
+    context: Any
+
+    def effects(self) -> Effects:
+        """An empty result to fill and return."""
+        return Effects()
+
+
+@dataclass(slots=True)
+class Computed:
+    """What the body decided for consecutive records; becomes one unit."""
+
+    records: list[Record] = field(default_factory=list)
+    outputs: list[tuple[Record, Output]] = field(default_factory=list)
+    dead_letters: list[tuple[Record, Failure]] = field(default_factory=list)
+    emitted: int = 0
+    duplicates: int = 0
+    dropped: int = 0
+    writes: dict[bytes, bytes | None] = field(default_factory=dict)
+    changelog_size: int = _CHANGELOG_BATCH_OVERHEAD
+
+    def add(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:
+        """Append the result of a later run."""
+        self.records += records
+        self.outputs += effects.outputs
+        self.dead_letters += effects.dead_letters
+        self.emitted += effects.emitted
+        self.duplicates += effects.duplicates
+        self.dropped += effects.dropped
+        self.writes |= writes
+        self.changelog_size += size
+
+
+class Computer:
+    """Runs one agent's body for one lane."""
+
+    def __init__(self, lane: LaneId, body: Body, context: Any, state: LaneState, batch_limit: int) -> None:
+        self._lane = lane
+        self._body = body
+        self._context = context
+        self._state = state
+        self._limit = batch_limit
+
+    async def run(self, records: Sequence[Record]) -> list[Computed]:
+        """Process ``records`` (one topic, offset order) into one unit, or several when their state is large."""
+        units: list[Computed] = []
+        await self._run(records, units)
+        return units
+
+    async def _run(self, records: Sequence[Record], units: list[Computed]) -> None:
+        stage = self._state.stage()
+        try:
+            effects = await self._body(LaneBatch(self._lane, records[0].topic, records, stage, self._context))
+            writes = stage.encode()
+            size = self._check(records, effects, writes)
+        except Exception as exc:  # the agent's code may raise anything: that is one dead letter, not a dead worker
+            await self._isolate(records, exc, units)
+            return
+        self._state.accept(stage)
+        self._append(units, records, effects, writes, size)
+
+    def _check(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None]) -> int:
+        """Size of ``writes`` in the changelog; raises when the result cannot be used as it is."""
+        if effects.outcomes() != len(records):
+            raise UnaccountedRecords(self._lane, len(records), effects.outcomes())
+        largest = max((len(output.value or b"") for _, output in effects.outputs), default=0)
+        if largest + _OUTPUT_OVERHEAD > self._limit:
+            raise TooLarge("an output", largest, self._limit)
+        size = sum(map(len, writes)) + sum(len(value) for value in writes.values() if value) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
+        if size + _CHANGELOG_BATCH_OVERHEAD > self._limit:
+            raise TooLarge("the changed state", size, self._limit)
+        return size
+
+    def _append(self, units: list[Computed], records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:
+        if not units or units[-1].changelog_size + size > self._limit:
+            units.append(Computed())
+        units[-1].add(records, effects, writes, size)
+
+    async def _isolate(self, records: Sequence[Record], exc: Exception, units: list[Computed]) -> None:
+        if len(records) > 1:
+            half = len(records) // 2
+            await self._run(records[:half], units)
+            await self._run(records[half:], units)
+            return
+        effects = Effects()
+        effects.dead_letter(records[0], self._failure(exc))
+        self._append(units, records, effects, {}, 0)
+
+    def _failure(self, exc: Exception) -> Failure:
+        # str(exc) may quote the payload, so the message names the class only; the trace says where.
+        if isinstance(exc, TooLarge):
+            return Failure("publish", "result_too_large", str(exc), "oversize", exc)
+        return Failure("aggregate", "agent_error", f"{type(exc).__name__} in agent {self._lane.agent}", exception=exc)

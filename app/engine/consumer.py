@@ -1,0 +1,182 @@
+"""Faust's consumer with the data path taken out: fetch all, hand to lanes, commit the durable prefix.
+
+Everything about groups, assignment and rebalance order stays Faust's. See ``hooks.py`` for the list of
+what is overridden and why; upstream behaviour referred to here is that of faust-streaming 0.15.3.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, cast
+
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition as KafkaPartition
+from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+
+from app.engine.engine import Engine, SourcePosition, TopicPartition
+from app.engine.in_loop import InLoopConsumerThread
+
+if TYPE_CHECKING:
+    from app.engine.faust_app import EngineApp
+    from app.engine.tables import EngineTables
+
+log = structlog.get_logger(__name__)
+
+#: How long one wait for fetched records may last, seconds; bounds how late a stop is noticed.
+_FETCH_TIMEOUT_S = 1.0
+#: Poll interval while no partition is active (between assignment and recovery), seconds.
+_IDLE_POLL_S = 0.02
+
+
+class EngineConsumer(driver.Consumer):
+    """Feeds the engine's lanes instead of Faust's streams."""
+
+    @property
+    def _engine(self) -> Engine:
+        return cast("EngineApp", self.app).engine
+
+    @property
+    def _client(self) -> AIOKafkaConsumer:
+        return self._thread._ensure_consumer()
+
+    def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
+        self._engine.set_paused = self._set_paused
+        return InLoopConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=self.loop)
+
+    async def create_topic(self, *args: Any, **kwargs: Any) -> None:
+        """Never: topics come from ``veltrix topics apply`` and were checked at boot."""
+
+    # -- fetch ------------------------------------------------------------------------------------
+
+    async def _drain_messages(self, fetcher: Any) -> None:
+        # Always drains everything that is fetched: aiokafka leaves a partition with unconsumed records out of its
+        # next fetch and holds that fetch back. A full lane pauses its partition instead.
+        try:
+            while not (self.should_stop or fetcher.should_stop):
+                await self._drain_once()
+        except (ConsumerStoppedError, asyncio.CancelledError):
+            if not self.app.should_stop and not fetcher.should_stop:
+                raise
+        except Exception as exc:
+            cast("EngineApp", self.app).fatal(f"fetching failed: {type(exc).__name__}: {exc}", exc)
+
+    async def _drain_once(self) -> None:
+        if not self.flow_active:
+            await self.wait(cast("Any", self.can_resume_flow))
+            return
+        active = self._get_active_partitions()
+        if not active:  # aiokafka takes an empty set for "all"
+            await asyncio.sleep(_IDLE_POLL_S)
+            return
+        records = await self._thread.getmany(active, _FETCH_TIMEOUT_S)
+        if self.flow_active:  # else a rebalance began meanwhile: what was fetched is fetched again after it
+            self._dispatch(records)
+            if self.app.in_recovery:
+                await cast("EngineTables", self.app.tables).recovery.read_positions()
+        await asyncio.sleep(0)
+
+    def _dispatch(self, records: Mapping[TP, list[Any]]) -> None:
+        engine = self._engine
+        for tp, batch in records.items():
+            if tp.topic in engine.changelogs:
+                engine.restore(tp.topic, tp.partition, batch, batch[-1].offset + 1)
+            elif tp.topic in engine.sources:
+                engine.submit(tp.topic, tp.partition, batch)
+
+    def _set_paused(self, tp: TopicPartition, paused: bool) -> None:
+        self._pause_fetching({TP(*tp)}, paused)
+
+    def _pause_fetching(self, tps: Iterable[TP], paused: bool) -> None:
+        client = self._client
+        assigned = client.assignment()
+        mine = [KafkaPartition(tp.topic, tp.partition) for tp in tps if tp in assigned]
+        (client.pause if paused else client.resume)(*mine)
+
+    # Faust only remembers which partitions are paused and goes on fetching them; after a recovery each own changelog
+    # write would be fetched back, and sources would be read ahead during it.
+
+    def pause_partitions(self, tps: Iterable[TP]) -> None:
+        """Stop fetching ``tps``, at the broker too."""
+        super().pause_partitions(tps)
+        self._pause_fetching(tps, True)
+
+    def resume_partitions(self, tps: Iterable[TP]) -> None:
+        """Fetch ``tps`` again."""
+        super().resume_partitions(tps)
+        self._pause_fetching(tps, False)
+
+    # -- positions and commit ---------------------------------------------------------------------
+
+    async def seek_to_committed(self) -> Mapping[TP, int]:
+        """Open the lanes of the new assignment and seek each source to ``max(committed, applied)``."""
+        sources = {tp for tp in self.assignment() if tp.topic in self._engine.sources}
+        begins = await self.earliest_offsets(*sources) if sources else {}
+        ends = await self.highwaters(*sources) if sources else {}
+        committed = {tp: await self._client.committed(KafkaPartition(*tp)) for tp in sources}
+        positions: dict[TopicPartition, SourcePosition] = {
+            (tp.topic, tp.partition): SourcePosition(begins[tp] or 0, ends[tp] or 0, -1 if committed[tp] is None else committed[tp])
+            for tp in sources
+        }
+        await self._engine.close_lanes()
+        try:
+            starts = self._engine.open_lanes(positions)
+        except Exception as exc:
+            cast("EngineApp", self.app).fatal(str(exc), exc)
+            raise
+        for tp, start in starts.items():
+            self._client.seek(KafkaPartition(*tp), start)
+        return {TP(*tp): start for tp, start in starts.items()}
+
+    def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
+        return (TP(*tp) for tp in self._engine.committable() if topics is None or tp in topics or tp[0] in topics)
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return self._engine.committable().get((tp.topic, tp.partition))
+
+    async def _add_gap(self, tp: TP, offset_from: int, offset_to: int) -> None:
+        """No gaps to track: a lane's durable offset is a prefix by construction."""
+
+    async def _commit_offsets(self, offsets: Mapping[TP, int], start_new_transaction: bool = True) -> bool:
+        # Durable already means acknowledged, so there is no producer to flush here.
+        mine = {tp: offset for tp, offset in offsets.items() if tp in self.assignment()}
+        if not mine:
+            return False
+        started = time.perf_counter()
+        ok = await self._commit(mine)
+        self._engine.committed({(tp.topic, tp.partition): offset for tp, offset in mine.items()}, time.perf_counter() - started, ok)
+        if ok:
+            self._committed_offset.update(mine)
+        return ok
+
+    async def wait_empty(self) -> None:
+        """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes."""
+        offsets = await self._engine.close_lanes()
+        await self.maybe_wait_for_commit_to_finish()
+        try:
+            await self._commit_offsets({TP(*tp): offset for tp, offset in offsets.items()})
+        except IllegalStateError as exc:  # the group is gone already: the marker has the position
+            log.warning("last_commit_skipped", reason=str(exc))
+
+    def verify_event_path(self, now: float, tp: TP) -> None:
+        """Faust's detector looks at streams that are not there; /livez has the watchdog over lanes."""
+
+
+class EngineProducer(driver.Producer):
+    """Idempotent, acks=all, also without transactions."""
+
+    def _settings_extra(self) -> Mapping[str, Any]:
+        return {"acks": "all", "enable_idempotence": True}
+
+
+class EngineTransport(driver.Transport):
+    """Wires the two into Faust."""
+
+    Consumer = EngineConsumer
+    Producer = EngineProducer
+
+
+__all__ = ["EngineConsumer", "EngineProducer", "EngineTransport"]

@@ -1,0 +1,63 @@
+"""Declaring agents: a decorator that records, without an app and without touching Kafka.
+
+``app.main`` binds what the registry holds to Faust; ``faust -A app.main agents`` lists it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from app.engine.api import Body, View
+from app.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class AgentDeclaration:
+    """One agent as its file declares it."""
+
+    name: str
+    source: str
+    body: Body
+    views: tuple[View[Any], ...]
+    setup: Callable[[Settings], Any]
+    help: str
+
+
+class DeclarationError(Exception):
+    """An agent is declared wrongly; the message names the file to mend."""
+
+
+class Registry:
+    """All declared agents by name."""
+
+    def __init__(self) -> None:
+        self._agents: dict[str, AgentDeclaration] = {}
+
+    def __iter__(self) -> Iterator[AgentDeclaration]:
+        return iter(self._agents.values())
+
+    def agent(
+        self, *, source: str, views: tuple[View[Any], ...] = (), setup: Callable[[Settings], Any] = lambda settings: None
+    ) -> Callable[[Body], Body]:
+        """Declare the decorated ``async def name(batch) -> Effects`` as the agent ``name`` of topic ``source``.
+
+        Args:
+            source: the topic whose records it gets.
+            views: the typed parts of its table; prefixes must differ.
+            setup: called once with the settings; its result is ``batch.context``.
+        """
+
+        def declare(body: Body) -> Body:
+            name = getattr(body, "__name__", "agent")
+            prefixes = [view.prefix for view in views]
+            if len(set(prefixes)) != len(prefixes) or any(not p or p.startswith(b"\0") for p in prefixes):
+                raise DeclarationError(f"agent {name}: view prefixes must be distinct, not empty and not start with NUL")
+            if name in self._agents:
+                raise DeclarationError(f"agent {name} is declared twice")
+            help_line = (body.__doc__ or "").strip().split("\n")[0]
+            self._agents[name] = AgentDeclaration(name, source, body, views, setup, help_line)
+            return body
+
+        return declare

@@ -1,0 +1,230 @@
+"""The engine of one worker: which lanes run, what the fetch loop hands them, what may be committed.
+
+Faust tells it when partitions come and go (through :mod:`app.engine.consumer`, ``tables`` and
+``recovery``); everything between a fetched record and durable state happens in the lanes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+
+from app.engine.api import DeadLetterEncoder, LaneId, Record
+from app.engine.compute import Computer
+from app.engine.declare import AgentDeclaration
+from app.engine.delivery import Delivery
+from app.engine.lane import Fatal, Lane, LaneLimits, LaneParts
+from app.engine.progress import Progress
+from app.engine.state import LaneState
+from app.engine.status import DurableListener, Observer
+from app.engine.store import PartitionStore, StoreOptions, partition_path
+from app.settings import Settings
+from app.topics import changelog_of
+
+log = structlog.get_logger(__name__)
+
+TopicPartition = tuple[str, int]
+
+
+class SourceShrank(Exception):
+    """The table has applied source offsets that the topic does not have: it was deleted and created again.
+
+    Operator action: if the new topic is meant to be read from its start, stop all workers and run
+    ``veltrix reset --to-earliest``; if not, restore the topic.
+    """
+
+    def __init__(self, topic: str, partition: int, applied: int, end: int) -> None:
+        super().__init__(
+            f"{topic}[{partition}] ends at {end} but offsets up to {applied} are applied: the topic was re-created. "
+            "Stop all workers and run `veltrix reset --to-earliest`, or bring the topic back."
+        )
+        self.topic = topic
+
+
+@dataclass(frozen=True, slots=True)
+class SourcePosition:
+    """Where a source partition stands at the broker. Offsets; ``committed`` is -1 for a group that never committed."""
+
+    begin: int
+    end: int
+    committed: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineParts:
+    """What the engine needs from outside; every part can be a fake."""
+
+    settings: Settings
+    agents: Sequence[AgentDeclaration]
+    delivery: Delivery
+    dead_letter: DeadLetterEncoder
+    observer: Observer
+    listener: DurableListener
+    fatal: Fatal
+
+
+class Engine:
+    """Lanes and stores of this worker."""
+
+    def __init__(self, parts: EngineParts) -> None:
+        settings = parts.settings
+        self.settings = settings
+        self.lanes: dict[LaneId, Lane] = {}
+        self.stores: dict[TopicPartition, PartitionStore] = {}
+        self.changelogs = {changelog_of(settings.app_id, agent.name): agent for agent in parts.agents}
+        self.sources = {agent.source: agent for agent in parts.agents}
+        self.set_paused: Callable[[TopicPartition, bool], None] = lambda tp, paused: None
+        self._parts = parts
+        self._options = StoreOptions.of(settings)
+        self._contexts = {agent.name: agent.setup(settings) for agent in parts.agents}
+
+    # -- stores: opened before recovery, closed after the lanes ----------------------------------------
+
+    def open_store(self, changelog: str, partition: int) -> PartitionStore:
+        """The RocksDB behind one changelog partition; opened on first use."""
+        store = self.stores.get((changelog, partition))
+        if store is None:
+            path = partition_path(self.settings.data_dir, self.changelogs[changelog].name, partition)
+            store = self.stores[changelog, partition] = PartitionStore(path, self._options)
+        return store
+
+    def close_store(self, changelog: str, partition: int) -> None:
+        """Release the RocksDB of a partition that was given away; its lane must be closed."""
+        store = self.stores.pop((changelog, partition), None)
+        if store is not None:
+            store.close()
+
+    def restore(self, changelog: str, partition: int, records: Sequence[Record], next_offset: int) -> None:
+        """Write changelog records that were read during recovery; ``next_offset``: the reader's position."""
+        store = self.stores.get((changelog, partition))
+        if store is None or not records:
+            return
+        store.restore(records, next_offset)
+        size = sum(len(record.value or b"") + len(record.key or b"") for record in records)
+        lane = LaneId(self.changelogs[changelog].name, partition)
+        self._parts.observer.restored(lane, len(records), size)
+
+    # -- lanes: opened when recovery is complete, closed before a rebalance or stop --------------------
+
+    def open_lanes(self, positions: Mapping[TopicPartition, SourcePosition]) -> dict[TopicPartition, int]:
+        """Start a lane per assigned source partition; returns where to read each from.
+
+        Raises:
+            SourceShrank: a topic was deleted and created again under its table.
+        """
+        return {tp: self._open_lane(tp, position) for tp, position in positions.items()}
+
+    def _open_lane(self, tp: TopicPartition, position: SourcePosition) -> int:
+        topic, partition = tp
+        agent = self.sources[topic]
+        changelog = changelog_of(self.settings.app_id, agent.name)
+        store = self.open_store(changelog, partition)
+        progress = Progress(store.marker(), store.changelog_offset())
+        start = self._start_offset(tp, progress, position)
+        progress.start_at(topic, start)
+        progress.committed[topic] = position.committed
+        lane = Lane(LaneId(agent.name, partition), changelog, self._lane_parts(agent, tp, store), self._lane_limits(), progress)
+        self.lanes[lane.id] = lane
+        lane.start()
+        self._parts.listener.lane_started(LaneTableView(lane))
+        return start
+
+    def _start_offset(self, tp: TopicPartition, progress: Progress, position: SourcePosition) -> int:
+        topic, partition = tp
+        applied = progress.next_offset(topic)
+        if applied > position.end:
+            raise SourceShrank(topic, partition, applied, position.end)
+        known = progress.durable_marker.committed.get(topic, -1)
+        if 0 <= position.committed < known:
+            hint = "these events are applied; to process them again run `veltrix reset --to-earliest` or `--to-time`"
+            log.warning("rewind_ignored", topic=topic, partition=partition, committed=position.committed, applied=applied, hint=hint)
+        start = max(position.committed, applied)
+        if start < 0:
+            return position.begin
+        if start < position.begin:
+            log.error("source_truncated", topic=topic, partition=partition, lost_from=start, lost_to=position.begin - 1)
+        return max(start, position.begin)
+
+    def _lane_parts(self, agent: AgentDeclaration, tp: TopicPartition, store: PartitionStore) -> LaneParts:
+        parts = self._parts
+        state = LaneState(store, self.settings.hot_values // max(1, self.settings.partitions))
+        lane = LaneId(agent.name, tp[1])
+        limit = self.settings.produce_max_batch_bytes
+        return LaneParts(
+            computer=Computer(lane, agent.body, self._contexts[agent.name], state, limit),
+            state=state,
+            delivery=parts.delivery,
+            dead_letter=parts.dead_letter,
+            observer=parts.observer,
+            listener=parts.listener,
+            fatal=parts.fatal,
+            set_paused=lambda paused: self.set_paused(tp, paused),
+        )
+
+    def _lane_limits(self) -> LaneLimits:
+        s = self.settings
+        return LaneLimits(
+            s.unit_max_records, s.unit_max_bytes, s.unit_depth, s.lane_high_water, s.lane_low_water,
+            s.produce_max_batch_bytes, s.drain_timeout_ms / 1000,
+        )  # fmt: skip
+
+    async def close_lanes(self) -> dict[TopicPartition, int]:
+        """Finish the units in flight of every lane and stop them all; returns what may be committed for them.
+
+        Stores stay open. Exits the process when a lane does not finish within the drain timeout.
+        """
+        lanes, self.lanes = list(self.lanes.values()), {}
+        await asyncio.gather(*(lane.close() for lane in lanes))
+        return _committable(lanes)
+
+    # -- fetch and commit ------------------------------------------------------------------------------
+
+    def submit(self, topic: str, partition: int, records: Sequence[Record]) -> None:
+        """Hand fetched source records to their lane; without a lane they are dropped (they will be fetched again)."""
+        lane = self.lanes.get(LaneId(self.sources[topic].name, partition))
+        if lane is not None:
+            lane.offer(records)
+
+    def committable(self) -> dict[TopicPartition, int]:
+        """Next offset per source partition of the running lanes: everything below is durable."""
+        return _committable(self.lanes.values())
+
+    def committed(self, offsets: Mapping[TopicPartition, int], seconds: float, ok: bool) -> None:
+        """The group's offsets were committed (or not)."""
+        self._parts.observer.committed(seconds, ok)
+        if not ok:
+            return
+        for (topic, partition), offset in offsets.items():
+            agent = self.sources.get(topic)
+            lane = self.lanes.get(LaneId(agent.name, partition)) if agent else None
+            if lane is not None:
+                lane.progress.committed[topic] = offset
+                lane.progress.last_commit = time.monotonic()
+
+
+def _committable(lanes: Iterable[Lane]) -> dict[TopicPartition, int]:
+    found = {(topic, lane.id.partition): lane.progress.next_offset(topic) for lane in lanes for topic in lane.progress.committed}
+    return {tp: offset for tp, offset in found.items() if offset >= 0}
+
+
+class LaneTableView:
+    """Read access to a lane's durable table (see :class:`app.engine.status.LaneTable`)."""
+
+    def __init__(self, lane: Lane) -> None:
+        self.lane = lane.id
+        self.changelog_topic = lane.changelog_topic
+        self._lane = lane
+
+    def changelog_offset(self) -> int:
+        """Last changelog offset in RocksDB."""
+        return self._lane.progress.changelog_offset
+
+    def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Pairs in key order."""
+        return self._lane.state.store.scan(prefix, start_after, limit)
+
+

@@ -1,0 +1,119 @@
+"""The Faust app of a worker: Faust's own classes replaced by ours through its documented settings.
+
+What stays Faust's: the ``faust`` command, worker and service start order, consumer group, assignor, table
+and changelog declaration, recovery phases, rebalance, shutdown. What is ours: transport (consumer,
+producer), agents (a body per batch), tables' stores, recovery's inner loop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import faust
+import faust.streams
+from aiokafka.record import default_records
+from faust.agents import Agent
+from faust.app.base import BootStrategy
+
+from app.engine.consumer import EngineTransport
+from app.engine.declare import AgentDeclaration, DeclarationError
+from app.engine.engine import Engine
+from app.engine.lane import Fatal
+from app.engine.tables import EngineTable, EngineTables
+from app.kafka_clients import faust_credentials
+from app.settings import Settings
+
+
+class MissingExtension(Exception):
+    """A compiled extension did not load. Install the wheels of the lock file (``make setup``); never run without."""
+
+
+class BatchAgent(Agent):  # type: ignore[misc] # Faust's Agent is generic over Any
+    """A Faust agent whose body runs once per micro-batch, called by the lane of its partition.
+
+    It has no actors: subscribing its topic is all that starting means. ``fun`` is the declared body.
+    """
+
+    async def on_start(self) -> None:
+        """Subscribe to the source topic."""
+        aiter(self.channel)
+
+    async def on_stop(self) -> None:
+        """Lanes are stopped by the consumer, before this."""
+
+
+class WithoutWeb(BootStrategy):
+    """Faust's own web server stays off; its command line would turn it on again by default."""
+
+    enable_web = False
+
+
+class EngineApp(faust.App):
+    """A Faust app with an engine. ``engine`` is set right after construction, by the composition root."""
+
+    BootStrategy = WithoutWeb
+
+    engine: Engine
+    fatal: Fatal
+
+    def _new_transport(self) -> EngineTransport:
+        return EngineTransport(self.conf.broker_consumer, self)
+
+    def _new_producer_transport(self) -> EngineTransport:
+        return EngineTransport(self.conf.broker_producer, self)
+
+    def bind(self, agents: Iterable[AgentDeclaration], partitions: int) -> None:
+        """Make Faust agents and tables of the declarations."""
+        for agent in agents:
+            topic = self.topic(agent.source, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=partitions)
+            self.agent(topic, name=agent.name)(agent.body)
+            self.tables.add(EngineTable(self, name=agent.name, key_type=bytes, value_type=bytes, partitions=partitions))
+
+
+def new_faust_app(settings: Settings, worker: type[faust.Worker], logging_config: dict[str, Any] | None) -> EngineApp:
+    """A Faust app configured from ``settings``; binds and starts nothing."""
+    servers = [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
+    return EngineApp(
+        settings.app_id,
+        broker=servers,
+        broker_credentials=faust_credentials(settings),
+        broker_client_id=f"{settings.app_id}-worker",
+        broker_session_timeout=settings.kafka_session_timeout_ms / 1000,
+        broker_heartbeat_interval=settings.kafka_heartbeat_interval_ms / 1000,
+        broker_request_timeout=settings.kafka_request_timeout_ms / 1000,
+        broker_commit_interval=settings.commit_interval_ms / 1000,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=settings.fetch_max_partition_bytes,
+        consumer_group_instance_id=settings.group_instance_id or None,
+        producer_max_batch_size=settings.produce_max_batch_bytes,
+        producer_max_request_size=settings.produce_max_batch_bytes + 65_536,
+        producer_request_timeout=60.0,
+        stream_wait_empty=True,
+        table_standby_replicas=0,
+        topic_partitions=settings.partitions,
+        topic_allow_declare=False,
+        topic_disable_leader=True,
+        web_enabled=False,
+        worker_redirect_stdouts=False,
+        logging_config=logging_config,
+        store="memory://",  # never used: EngineTable brings its own
+        datadir=settings.data_dir,
+        Agent=BatchAgent,
+        TableManager=EngineTables,
+        Worker=worker,
+    )
+
+
+def assert_complete(app: EngineApp, expected: set[str]) -> None:
+    """Refuse to run a worker that lacks a compiled extension or an agent.
+
+    Without Faust's Cython stream the Python fallback acknowledges events it skipped after a rebalance.
+    """
+    if faust.streams._CStreamIterator is None:
+        raise MissingExtension("faust's Cython extension is not loaded: install the wheels of the lock file (make setup)")
+    if default_records.DefaultRecordBatchBuilder is default_records._DefaultRecordBatchBuilderPy:
+        raise MissingExtension("aiokafka's C extension is not loaded: install the wheels of the lock file (make setup)")
+    missing = expected - set(app.agents)
+    if missing:
+        raise DeclarationError(f"agents/{sorted(missing)[0]}.py declares no agent of its own name")

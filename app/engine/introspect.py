@@ -1,0 +1,86 @@
+"""The running engine as the sidecar and the metrics see it (see :class:`app.engine.status.EngineStatus`)."""
+
+from __future__ import annotations
+
+import time
+from typing import cast
+
+from faust.exceptions import ConsumerNotStarted
+from faust.types import TP
+
+from app.engine.api import LaneId
+from app.engine.faust_app import EngineApp
+from app.engine.lane import Lane
+from app.engine.status import LaneStatus, Phase, RecoveryStatus
+from app.engine.tables import EngineTables
+
+
+class RunningEngine:
+    """Reads Faust's and the lanes' state; never changes it."""
+
+    def __init__(self, app: EngineApp) -> None:
+        self._app = app
+
+    def phase(self) -> Phase:
+        """Where the worker is in its life."""
+        app = self._app
+        if app.should_stop:
+            return "stopping"
+        if not app.started or app._consumer is None or app.unassigned and not app.tables.actives_ready:
+            return "starting"
+        if app.in_recovery:
+            return "recovering"
+        if app.tables.actives_ready and not app.rebalancing:
+            return "running"
+        return "rebalancing" if app.rebalancing_count > 1 else "joining"
+
+    def waiting_for(self) -> list[str]:
+        """What readiness waits for, in words."""
+        app, phase = self._app, self.phase()
+        if phase == "recovering":
+            return [f"recovery: {self.recovery().remaining} changelog records to restore"]
+        if phase != "running":
+            return [{"stopping": "nothing: the worker is stopping"}.get(phase, "partitions to be assigned by the consumer group")]
+        return [] if app._producer is not None and app._producer._producer is not None else ["the producer to connect"]  # type: ignore[attr-defined]
+
+    def recovery(self) -> RecoveryStatus:
+        """Progress of the current or last recovery."""
+        return cast("EngineTables", self._app.tables).recovery.status()
+
+    def owns(self, lane: LaneId) -> bool:
+        """The lane runs here."""
+        return lane in self._app.engine.lanes
+
+    def read(self, lane: LaneId, raw_key: bytes) -> bytes | None:
+        """Newest durable raw value."""
+        return self._app.engine.lanes[lane].state.store.get(raw_key)
+
+    def lanes(self) -> list[LaneStatus]:
+        """All lanes of this worker, by agent and partition."""
+        lanes = self._app.engine.lanes
+        return [self._lane(lanes[lane], topic) for lane in sorted(lanes) for topic in lanes[lane].progress.committed]
+
+    def _lane(self, lane: Lane, topic: str) -> LaneStatus:
+        now, progress = time.monotonic(), lane.progress
+        return LaneStatus(
+            lane=lane.id,
+            topic=topic,
+            queued_records=lane.queued,
+            units_in_flight=lane.units_in_flight,
+            paused=lane.paused,
+            next_offset=max(progress.next_offset(topic), progress.start_offset(topic)),
+            committed_offset=progress.committed[topic],
+            end_offset=self._end_offset(topic, lane.id.partition),
+            changelog_offset=progress.changelog_offset,
+            ledger=progress.durable_marker.ledger(),
+            seconds_since_progress=now - progress.last_progress,
+            seconds_since_commit=now - progress.last_commit,
+            state_keys=lane.state.store.estimated_keys(),
+        )
+
+    def _end_offset(self, topic: str, partition: int) -> int:
+        try:
+            end = self._app.consumer.highwater(TP(topic, partition))
+        except (ConsumerNotStarted, AssertionError, KeyError):  # not assigned any more
+            return -1
+        return -1 if end is None else end

@@ -1,0 +1,168 @@
+"""What the engine tells others about itself: read by the sidecar and the metrics, fed by lanes.
+
+Protocols and plain values only, so that sidecar, lookups and telemetry are tested without an engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from app.engine.api import LaneId
+
+Phase = Literal["starting", "joining", "recovering", "running", "rebalancing", "stopping"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """Cumulative outcomes of one lane since its first record ever; survives kill -9 in the marker."""
+
+    consumed: int = 0
+    emitted: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    retried: int = 0
+    dropped: int = 0
+
+    @property
+    def residue(self) -> int:
+        """Consumed records without an outcome. Always 0; anything else is a loss."""
+        return self.consumed - self.emitted - self.duplicates - self.dead_lettered - self.retried - self.dropped
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStatus:
+    """One lane right now. Offsets are the next to read, -1 when unknown; ages in seconds."""
+
+    lane: LaneId
+    topic: str
+    queued_records: int
+    units_in_flight: int
+    paused: bool
+    next_offset: int
+    committed_offset: int
+    end_offset: int
+    changelog_offset: int
+    ledger: Ledger
+    seconds_since_progress: float
+    seconds_since_commit: float
+    state_keys: int
+
+    @property
+    def lag(self) -> int:
+        """Records in the source that are not yet applied."""
+        return max(0, self.end_offset - self.next_offset) if self.end_offset >= 0 and self.next_offset >= 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryStatus:
+    """Progress of the current or last restore of tables from changelogs."""
+
+    active: bool = False
+    restored: int = 0
+    remaining: int = 0
+    records_per_second: float = 0.0
+    seconds: float = 0.0
+
+
+class EngineStatus(Protocol):
+    """The running engine, as the sidecar sees it. Cheap: safe to call per request."""
+
+    def phase(self) -> Phase: ...
+
+    def waiting_for(self) -> list[str]:
+        """Human words for what readiness waits for; empty when ready."""
+        ...
+
+    def lanes(self) -> list[LaneStatus]: ...
+
+    def recovery(self) -> RecoveryStatus: ...
+
+    def owns(self, lane: LaneId) -> bool:
+        """The lane is assigned to this worker and restored."""
+        ...
+
+    def read(self, lane: LaneId, raw_key: bytes) -> bytes | None:
+        """Point read of the newest durable or staged raw value; KeyError when the lane is not owned."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class UnitReport:
+    """One unit that became durable; handed to observers once per unit, on the event loop."""
+
+    lane: LaneId
+    topic: str
+    records: int
+    source_bytes: int
+    emitted: int
+    duplicates: int
+    dropped: int
+    dead_letters: Sequence[tuple[str, str]]
+    """(stage, reason) of each dead letter"""
+    timestamps: Sequence[int]
+    """broker or producer timestamp of each record, epoch ms"""
+    done_ms: int
+    """wall clock when the unit became durable, epoch ms"""
+    visible_ms: int
+    """wall clock when its outputs were acknowledged by the broker, epoch ms"""
+    seconds: Mapping[str, float]
+    """wall seconds per phase: queue, compute, outputs, changelog, store"""
+    changelog_records: int
+    changelog_bytes: int
+
+
+class Observer(Protocol):
+    """Receives facts from the engine, per unit and never per record. Must not block or raise."""
+
+    def unit_done(self, report: UnitReport) -> None: ...
+
+    def committed(self, seconds: float, ok: bool) -> None: ...
+
+    def restored(self, lane: LaneId, records: int, size: int) -> None: ...
+
+    def rebalanced(self, seconds: float, partitions: int) -> None: ...
+
+
+class LaneTable(Protocol):
+    """Read access to one lane's durable table, for write-through consumers such as Redis lookups."""
+
+    lane: LaneId
+    changelog_topic: str
+
+    def changelog_offset(self) -> int:
+        """Offset of the last changelog record that is in RocksDB; -1 when empty."""
+        ...
+
+    def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` pairs with that prefix after ``start_after`` in key order; b"" starts. Holds no iterator open."""
+        ...
+
+
+class DurableListener(Protocol):
+    """Follows the table of each owned lane. Called on the event loop; must not block."""
+
+    def lane_started(self, table: LaneTable) -> None: ...
+
+    def unit_durable(self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int) -> None:
+        """``writes``: raw key to raw value, None for a delete. ``stamp``: changelog offset of the unit's last
+        record (its marker); ``previous``: that of the unit before, so that a follower can see a gap."""
+        ...
+
+    async def lane_stopped(self, lane: LaneId) -> None: ...
+
+
+
+
+__all__ = [
+    "DurableListener",
+    "EngineStatus",
+    "LaneStatus",
+    "LaneTable",
+    "Ledger",
+    "Observer",
+    "Phase",
+    "RecoveryStatus",
+    "UnitReport",
+]

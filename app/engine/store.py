@@ -1,0 +1,157 @@
+"""One RocksDB per lane: multi-get of a unit's keys, one WriteBatch per unit, bulk restore.
+
+Local state is never ahead of the changelog: a unit is written here only after its changelog batch was
+acknowledged, together with that batch's offset. The write-ahead log stays on (a killed process keeps
+every write); it is not synced, since the changelog is the durable copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+
+from app.engine.api import Record
+from app.engine.marker import MARKER_KEY, OFFSET_KEY, RESET_KEY, Marker, decode_marker, decode_offset, encode_offset
+from app.settings import Settings
+
+
+class StoreLocked(Exception):
+    """Another process has this partition's RocksDB open. Give each worker its own VELTRIX_DATA_DIR."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"{path} is open in another process: give each worker its own VELTRIX_DATA_DIR")
+        self.path = path
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """Memory budget: two write buffers per partition, one block cache for all of them."""
+
+    write_buffer_bytes: int
+    max_open_files: int
+    cache: Cache
+
+    @classmethod
+    def of(cls, settings: Settings) -> StoreOptions:
+        """The budget that the settings state; the cache is shared by every store opened with the result."""
+        cache = Cache(settings.rocksdb_block_cache_bytes)
+        return cls(settings.rocksdb_write_buffer_bytes, settings.rocksdb_max_open_files, cache)
+
+    def build(self) -> Options:
+        """Options for one small database: raw bytes, bloom filters (new users are misses), LZ4."""
+        options = Options(raw_mode=True)
+        options.create_if_missing(True)
+        options.set_write_buffer_size(self.write_buffer_bytes)
+        options.set_max_write_buffer_number(2)
+        options.set_max_open_files(self.max_open_files)
+        options.set_max_total_wal_size(4 * self.write_buffer_bytes)
+        options.set_keep_log_file_num(2)
+        options.set_max_background_jobs(2)
+        options.set_compression_type(DBCompressionType.lz4())
+        options.set_memtable_whole_key_filtering(True)
+        options.set_memtable_prefix_bloom_ratio(0.05)
+        blocks = BlockBasedOptions()
+        blocks.set_block_cache(self.cache)
+        blocks.set_bloom_filter(10, False)
+        blocks.set_cache_index_and_filter_blocks(True)
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(True)
+        options.set_block_based_table_factory(blocks)
+        return options
+
+
+class PartitionStore:
+    """The table of one lane on disk."""
+
+    def __init__(self, path: Path, options: StoreOptions) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = Rdict(str(path), options.build())
+        except Exception as exc:  # rocksdict raises bare Exception
+            if "lock" in str(exc).lower():
+                raise StoreLocked(path) from exc
+            raise
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        """Values in the order of ``keys``, None for absent ones."""
+        values: list[bytes | None] = self._db.get(keys)
+        return values
+
+    def get(self, key: bytes) -> bytes | None:
+        """One value, None if absent."""
+        value: bytes | None = self._db.get(key)
+        return value
+
+    def changelog_offset(self) -> int:
+        """Offset of the last changelog record in this store; -1 when empty."""
+        return decode_offset(self.get(OFFSET_KEY))
+
+    def marker(self) -> Marker:
+        """The newest marker; an empty one for a new table."""
+        return decode_marker(self.get(MARKER_KEY))
+
+    def apply(self, writes: Mapping[bytes, bytes | None], changelog_offset: int) -> None:
+        """Write one unit, marker included, with its changelog offset: all or nothing."""
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for key, value in writes.items():
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        put(OFFSET_KEY, encode_offset(changelog_offset))
+        self._db.write(batch)
+
+    def restore(self, records: Sequence[Record], next_offset: int) -> None:
+        """Write changelog records in order; ``next_offset`` is where the changelog is read on from."""
+        start = next((i + 1 for i in range(len(records) - 1, -1, -1) if records[i].key == RESET_KEY), 0)
+        if start:
+            self.clear()
+        batch = WriteBatch(raw_mode=True)
+        put, delete = batch.put, batch.delete
+        for record in records[start:] if start else records:
+            key, value = record.key, record.value
+            if key is None:
+                continue
+            if value is None:
+                delete(key)
+            else:
+                put(key, value)
+        put(OFFSET_KEY, encode_offset(next_offset - 1))
+        self._db.write(batch)
+
+    def clear(self) -> None:
+        """Forget everything (``veltrix reset``)."""
+        self._db.delete_range(b"", b"\xff" * 16)
+
+    def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
+        """Up to ``limit`` pairs under ``prefix`` after ``start_after`` in key order. Leaves no iterator open."""
+        found: list[tuple[bytes, bytes]] = []
+        cursor = self._db.iter(ReadOptions())
+        cursor.seek(max(prefix, start_after))
+        while cursor.valid() and len(found) < limit:
+            key = bytes(cursor.key())
+            if not key.startswith(prefix):
+                break
+            if key != start_after:
+                found.append((key, bytes(cursor.value())))
+            cursor.next()
+        return found
+
+    def estimated_keys(self) -> int:
+        """RocksDB's own estimate of the number of keys."""
+        return self._db.property_int_value("rocksdb.estimate-num-keys") or 0
+
+    def close(self) -> None:
+        """Flush and release the lock."""
+        self._db.close()
+
+
+def partition_path(data_dir: Path, table: str, partition: int) -> Path:
+    """Where the RocksDB of a lane lives below a worker's data directory."""
+    return data_dir / "tables" / f"{table}-{partition}.db"
+
+

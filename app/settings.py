@@ -1,0 +1,194 @@
+"""Every knob of Veltrix, with its unit, its default and the reason for it.
+
+Sources, strongest first: environment variables ``VELTRIX_<NAME>``, files named by
+``VELTRIX_<NAME>_FILE`` (secrets), the profile ``profiles/<VELTRIX_PROFILE>.toml``, the defaults below.
+An environment variable that starts with ``VELTRIX_`` and names no setting is an error: a typing
+mistake must not silently leave a default in force.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+ENV_PREFIX = "VELTRIX_"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+#: Read by tools around the worker (Makefile, demo), not settings of the worker itself.
+TOOL_VARIABLES = frozenset({"VELTRIX_PROFILE", "VELTRIX_PROFILE_DIR"})
+
+
+class SettingsError(Exception):
+    """A setting is unknown, missing or wrong. The message says which and what to do; start again after that."""
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one process. Frozen: read once at start."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    # -- identity ---------------------------------------------------------------------------------
+    app_id: str = Field("veltrix", pattern=r"^[a-z][a-z0-9-]{0,60}$", description="Consumer group and prefix of changelog topics")
+    app_version: str = Field("dev", description="Build id, written into dead letters and /readyz")
+    worker_id: str = Field("", description="Stable name of this worker; empty: host name and sidecar port")
+    data_dir: Path = Field(Path("var/worker"), description="Directory of RocksDB; one per worker, never shared")
+
+    # -- Kafka ------------------------------------------------------------------------------------
+    kafka_bootstrap: str = Field("127.0.0.1:9092", description="Comma-separated host:port list")
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    kafka_sasl_username: str = ""
+    kafka_sasl_password: SecretStr = SecretStr("")
+    kafka_ssl_ca_file: Path | None = Field(None, description="CA bundle; the system's when absent")
+    kafka_ssl_cert_file: Path | None = Field(None, description="Client certificate for mutual TLS")
+    kafka_ssl_key_file: Path | None = None
+    kafka_allow_sasl_plaintext: bool = Field(False, description="SASL without TLS sends the password in clear: tests only")
+    kafka_session_timeout_ms: int = Field(10_000, ge=6_000, description="A killed worker's partitions wait this long")
+    kafka_heartbeat_interval_ms: int = Field(1_000, ge=100, description="Also how soon a member notices a rebalance")
+    kafka_request_timeout_ms: int = Field(90_000, ge=10_000, description="Recovery gives up on a broker call after this")
+    fetch_max_wait_ms: int = Field(30, ge=1, description="A resumed partition waits for the long poll in flight: keep 20-50")
+    fetch_max_partition_bytes: int = Field(256 * 1024, ge=64 * 1024, description="About one unit of work per response")
+    group_instance_id: str = Field("", description="Static membership; empty: dynamic")
+
+    # -- topics -----------------------------------------------------------------------------------
+    partitions: int = Field(10, ge=1, le=1000, description="Of the source and everything co-partitioned; a change is a migration")
+    replication_factor: int = Field(1, ge=1, description="3 in production")
+    min_insync_replicas: int = Field(1, ge=1, description="2 in production")
+    dlq_retention_ms: int = Field(30 * 86_400_000, description="How long dead letters stay")
+
+    # -- events -----------------------------------------------------------------------------------
+    max_event_bytes: int = Field(32 * 1024, ge=256, description="Segment's limit for one event")
+    max_id_chars: int = Field(512, ge=16, description="userId, anonymousId, messageId")
+    max_age_ms: int = Field(7 * 86_400_000, description="Event time at most this far before the record's broker time")
+    max_ahead_ms: int = Field(300_000, description="Event time at most this far after the record's broker time")
+    dedupe_min_ids: int = Field(1024, ge=16, description="A user's last ids always remembered")
+    dedupe_max_ids: int = Field(4096, ge=16, description="Hard bound of remembered ids per user")
+    dedupe_min_age_ms: int = Field(86_400_000, description="Between both bounds an id is kept this long (broker time)")
+
+    # -- engine -----------------------------------------------------------------------------------
+    unit_max_records: int = Field(1000, ge=1, description="Largest micro-batch; 10-15 ms of compute under drain")
+    unit_max_bytes: int = Field(512 * 1024, ge=1024, description="Largest micro-batch in source bytes")
+    unit_depth: int = Field(3, ge=1, le=8, description="Units in flight per partition; a unit is two broker round trips")
+    lane_high_water: int = Field(6000, ge=1, description="Pause fetching a partition at this many queued records")
+    lane_low_water: int = Field(3000, ge=0, description="... and resume here")
+    commit_interval_ms: int = Field(300, ge=20, description="Source offsets; the marker makes them only a hint")
+    produce_max_batch_bytes: int = Field(1_000_000, ge=16_384, description="Largest RecordBatch; the broker's limit is 1 MiB")
+    hot_values: int = Field(40_000, ge=0, description="Decoded state values kept in memory, all partitions of an agent together")
+    drain_timeout_ms: int = Field(20_000, description="Longest wait for units in flight at a stop or rebalance, then exit")
+    stall_timeout_ms: int = Field(120_000, description="/livez fails when a partition with lag does not move for this long")
+
+    # -- RocksDB: budget per partition = 2 x write buffer + its share of the block cache -----------
+    rocksdb_write_buffer_bytes: int = Field(16 * 1024**2, ge=1024**2)
+    rocksdb_block_cache_bytes: int = Field(64 * 1024**2, ge=1024**2, description="One cache shared by all partitions")
+    rocksdb_max_open_files: int = Field(256, ge=32)
+
+    # -- Redis (hot lookups) ----------------------------------------------------------------------
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="redis:// or rediss://; empty: lookups from tables only")
+    redis_username: str = ""
+    redis_password: SecretStr = SecretStr("")
+    redis_ssl_ca_file: Path | None = None
+    redis_timeout_ms: int = Field(250, ge=10, description="For one call of the sidecar")
+    redis_queue_units: int = Field(64, ge=1, description="Units waiting for Redis per partition; more: catch up from the changelog")
+
+    # -- dead letters -----------------------------------------------------------------------------
+    dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
+
+    # -- sidecar ----------------------------------------------------------------------------------
+    sidecar_host: str = Field("127.0.0.1", description="Loopback unless told otherwise")
+    sidecar_port: int = Field(8080, ge=0, le=65535)
+    sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
+
+    # -- logs -------------------------------------------------------------------------------------
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON (ECS)")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls), _Profile(settings_cls)
+
+    @model_validator(mode="after")
+    def _check_combinations(self) -> Settings:
+        if self.lane_low_water >= self.lane_high_water:
+            raise ValueError("lane_low_water must be below lane_high_water")
+        if self.dedupe_max_ids < self.dedupe_min_ids:
+            raise ValueError("dedupe_max_ids must not be below dedupe_min_ids")
+        if self.kafka_security_protocol == "SASL_PLAINTEXT" and not self.kafka_allow_sasl_plaintext:
+            raise ValueError("SASL_PLAINTEXT sends the password in clear: use SASL_SSL, or VELTRIX_KAFKA_ALLOW_SASL_PLAINTEXT=true in a test")
+        if self.sidecar_host not in LOOPBACK and not self.sidecar_allow_remote:
+            raise ValueError(f"sidecar_host {self.sidecar_host} is not loopback and the sidecar has no login: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod")
+        return self
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """``VELTRIX_<NAME>_FILE=/run/secrets/x`` gives the setting ``<name>`` the stripped content of that file."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{ENV_PREFIX}{field_name.upper()}_FILE")
+        if path is None or field_name.endswith("_file"):
+            return None, field_name, False
+        try:
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
+        except OSError as exc:
+            raise SettingsError(f"{ENV_PREFIX}{field_name.upper()}_FILE={path} cannot be read: {exc.strerror}") from exc
+
+    def __call__(self) -> dict[str, Any]:
+        found = {name: self.get_field_value(field, name)[0] for name, field in self.settings_cls.model_fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class _Profile(PydanticBaseSettingsSource):
+    """``VELTRIX_PROFILE=latency`` reads ``profiles/latency.toml`` (flat ``name = value`` pairs)."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:  # pragma: no cover
+        raise NotImplementedError("profiles are read whole, in __call__")
+
+    def __call__(self) -> dict[str, Any]:
+        name = os.environ.get("VELTRIX_PROFILE")
+        if not name:
+            return {}
+        folder = Path(os.environ.get("VELTRIX_PROFILE_DIR", "profiles"))
+        path = folder / f"{name}.toml"
+        try:
+            return tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError as exc:
+            known = ", ".join(sorted(p.stem for p in folder.glob("*.toml"))) or "none"
+            raise SettingsError(f"VELTRIX_PROFILE={name}: {path} does not exist (known: {known})") from exc
+        except tomllib.TOMLDecodeError as exc:
+            raise SettingsError(f"{path}: {exc}") from exc
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Read settings; ``overrides`` win over every other source (tests, tools).
+
+    Raises:
+        SettingsError: an unknown name or a wrong value, with what to do.
+    """
+    _refuse_unknown_variables()
+    try:
+        return Settings(**overrides)
+    except ValidationError as exc:
+        lines = [f"  {'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in exc.errors(include_input=False)]
+        raise SettingsError("Wrong settings:\n" + "\n".join(lines)) from None
+
+
+def _refuse_unknown_variables() -> None:
+    known = {f"{ENV_PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {f"{name}_FILE" for name in known} | TOOL_VARIABLES
+    unknown = sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, 1)
+        hint = f" Did you mean {close[0]}?" if close else " See app/settings.py for the names."
+        raise SettingsError(f"Unknown setting {', '.join(unknown)}.{hint}")

@@ -1,0 +1,32 @@
+"""Everything the sidecar needs, in one value that the composition root (or a test) fills in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from prometheus_client import CollectorRegistry
+
+from app.dead_letters.api import DeadLetterReader
+from app.engine.status import EngineStatus
+from app.lookups.api import LookupReader
+from app.settings import Settings
+from app.sidecar.health import LoopLag
+
+
+def _nothing() -> list[str]:
+    return []
+
+
+@dataclass(frozen=True, slots=True)
+class SidecarDeps:
+    """Protocols, so that the sidecar runs without Kafka, Redis or an engine."""
+
+    settings: Settings
+    engine: EngineStatus
+    lookups: LookupReader
+    dead_letters: DeadLetterReader
+    registry: CollectorRegistry
+    loop_lag: LoopLag
+    degraded: Callable[[], list[str]] = _nothing
+    """what does not work although the worker is ready, as short words (``redis``)"""

@@ -1,0 +1,106 @@
+"""Is this worker alive, and may it take part: ``/livez`` and ``/readyz``."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any, Protocol
+
+from fastapi import APIRouter, Request
+from fastapi.responses import JSONResponse
+
+from app.engine.status import EngineStatus, LaneStatus, RecoveryStatus
+from app.sidecar.problems import Problem
+
+
+class LoopLag(Protocol):
+    """``app.telemetry.loop_lag.LoopLagMonitor`` fits."""
+
+    def slow_seconds(self) -> float:
+        """For how long every measurement of the event loop was late; 0 while healthy."""
+        ...
+
+
+class ProgressWatchdog:
+    """Says what has stood still for longer than the stall timeout although there is work.
+
+    A lane paused by design (nothing of it in flight) is not a stall; a lane paused by back-pressure whose units
+    never come back is one.
+    """
+
+    def __init__(
+        self, engine: EngineStatus, loop_lag: LoopLag, stall_timeout_ms: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._engine, self._loop_lag, self._clock = engine, loop_lag, clock
+        self._limit_s = stall_timeout_ms / 1000
+        self._restore: tuple[int, int] | None = None
+        self._restore_since = 0.0
+
+    def complaints(self) -> list[str]:
+        """Human sentences; empty while alive."""
+        found = [self._stalled_lane(lane) for lane in self._engine.lanes()]
+        found += [self._stalled_recovery(self._engine.recovery()), self._slow_loop()]
+        return [text for text in found if text]
+
+    def _stalled_lane(self, lane: LaneStatus) -> str:
+        waits_by_design = lane.paused and not lane.units_in_flight
+        if lane.lag == 0 or waits_by_design or lane.seconds_since_progress <= self._limit_s:
+            return ""
+        return (
+            f"partition {lane.lane.partition} of {lane.topic} has not moved for {lane.seconds_since_progress:.0f} s "
+            f"although {lane.lag} records wait (limit {self._limit_s:g} s)"
+        )
+
+    def _stalled_recovery(self, recovery: RecoveryStatus) -> str:
+        position = (recovery.restored, recovery.remaining) if recovery.active else None
+        if position is None or position != self._restore:
+            self._restore, self._restore_since = position, self._clock()
+            return ""
+        still_s = self._clock() - self._restore_since
+        if still_s <= self._limit_s:
+            return ""
+        return f"the restore of tables has not moved for {still_s:.0f} s with {recovery.remaining} records to go (limit {self._limit_s:g} s)"
+
+    def _slow_loop(self) -> str:
+        slow_s = self._loop_lag.slow_seconds()
+        return f"the event loop has been late for {slow_s:.0f} s (limit {self._limit_s:g} s)" if slow_s > self._limit_s else ""
+
+
+def health_router(engine: EngineStatus, watchdog: ProgressWatchdog, version: str, degraded: Callable[[], list[str]]) -> APIRouter:
+    """``/livez``, ``/readyz`` and their aliases."""
+    router = APIRouter(tags=["health"])
+
+    async def livez(request: Request) -> JSONResponse:
+        """200 while every partition with work moves; 503 problem+json says what stands still."""
+        complaints = watchdog.complaints()
+        if complaints:
+            raise Problem(503, "stalled", "; ".join(complaints), {"complaints": complaints})
+        return JSONResponse({"status": "alive", "version": version})
+
+    async def readyz(request: Request) -> JSONResponse:
+        """200 when partitions are assigned, tables restored and the producer is up; 503 says what it waits for."""
+        state = _state(engine, version, degraded())
+        if state["waiting_for"]:
+            waiting = ", ".join(state["waiting_for"])
+            raise Problem(503, "not-ready", f"Waiting for {waiting}.", state, {"retry-after": "1"})
+        return JSONResponse({"status": "ready", **state})
+
+    for path, alias, endpoint in (("/livez", "/health/live", livez), ("/readyz", "/health/ready", readyz)):
+        router.add_api_route(path, endpoint, response_model=None, responses={503: {"description": "application/problem+json"}})
+        router.add_api_route(alias, endpoint, response_model=None, include_in_schema=False)
+    return router
+
+
+def _state(engine: EngineStatus, version: str, degraded: list[str]) -> dict[str, Any]:
+    phase, waiting = engine.phase(), list(engine.waiting_for())
+    if phase != "running" and not waiting:
+        waiting = [f"the engine to leave the phase {phase}"]
+    return {
+        "phase": phase,
+        "waiting_for": waiting,
+        "recovery": asdict(engine.recovery()),
+        "assigned_partitions": len(engine.lanes()),
+        "degraded": degraded,
+        "version": version,
+    }

@@ -1,0 +1,254 @@
+"""The one metrics catalogue: every metric of Veltrix, what it means and what to do when it moves.
+
+Nothing here is written per event or even per unit. The parts of the process keep plain numbers; a ``Source``
+turns them into readings when ``/metrics`` is scraped, and ``Catalogue`` puts the declared name, kind, labels
+and help around them. Labels are bounded: topics, partitions, agents and named reasons; never a key or a text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
+from prometheus_client.core import Metric as Family
+from prometheus_client.registry import Collector
+
+from app.telemetry.histogram import Histogram
+
+Kind = Literal["counter", "gauge", "histogram", "info"]
+
+#: 1 ms to 60 s: the goal is p99 below 60 ms, a drain or an outage shows in the upper half.
+LATENCY_BUCKETS = (
+    0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+RECORD_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+BYTE_BUCKETS = tuple(1024 * 4**power for power in range(7))
+LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """One declared metric. ``name`` is the one people query; ``meaning`` and ``action`` become its help text."""
+
+    name: str
+    kind: Kind
+    meaning: str
+    action: str
+    labels: tuple[str, ...] = ()
+    unit: str = ""
+    bounds: tuple[float, ...] = ()
+
+    @property
+    def help(self) -> str:
+        """What it says and what to do when it moves."""
+        return f"{self.meaning} {self.action}"
+
+
+Reading = tuple[Metric, tuple[str, ...], float | Histogram | Mapping[str, str]]
+
+
+class Source(Protocol):
+    """A part of the process that can say its numbers. Called on the event loop, once per scrape; must be cheap."""
+
+    def readings(self) -> Iterable[Reading]: ...
+
+
+# One shape for all: name, kind, meaning, action, then labels, unit, bounds.
+# fmt: off
+EVENTS = Metric(
+    "veltrix_events_total", "counter", "Source records by their one outcome: emitted, duplicate, dead_lettered, retried, dropped.",
+    "More dead_lettered: see veltrix_dead_letters_total for the reason.", ("source", "outcome"),
+)
+CONSUMED = Metric(
+    "veltrix_events_consumed_total", "counter", "Source records that became durable with all their effects.",
+    "Flat while veltrix_consumer_lag grows: read /readyz and /api/v1/lanes.", ("source",),
+)
+LATENCY = Metric(
+    "veltrix_event_latency_seconds", "histogram",
+    "From the record's timestamp to visible (outputs acknowledged) or durable (state stored).",
+    "Rising with lag: add workers. Rising without: see veltrix_loop_seconds_total for the slow phase.", ("stage",), "seconds", LATENCY_BUCKETS,
+)
+BATCH_RECORDS = Metric(
+    "veltrix_batch_records", "histogram", "Records per micro-batch.",
+    "Near 1 under lag: VELTRIX_FETCH_MAX_PARTITION_BYTES is too small. At the limit: the worker is draining.", (), "records", RECORD_BUCKETS,
+)
+BATCH_BYTES = Metric(
+    "veltrix_batch_bytes", "histogram", "Source bytes per micro-batch.",
+    "Always at VELTRIX_UNIT_MAX_BYTES: events are large, consider raising it.", (), "bytes", BYTE_BUCKETS,
+)
+LOOP_SECONDS = Metric(
+    "veltrix_loop_seconds_total", "counter", "Wall seconds of units per phase: queue, compute, outputs, changelog, store.",
+    "outputs or changelog grow: the broker is slow. compute grows: profile the agent. queue grows: overload.", ("phase",), "seconds",
+)
+CONSUMER_LAG = Metric(
+    "veltrix_consumer_lag", "gauge", "Records in the source partition that are not yet applied.",
+    "Growing on all partitions: add workers. On one: a hot key or a stuck lane.", ("source", "partition"),
+)
+COMMIT_AGE = Metric(
+    "veltrix_commit_age_seconds", "gauge", "Seconds since the partition's offset was last committed.",
+    "Far above VELTRIX_COMMIT_INTERVAL_MS with lag: the broker refuses commits, see veltrix_commits_total.", ("source", "partition"), "seconds",
+)
+COMMITS = Metric(
+    "veltrix_commits_total", "counter", "Offset commits by outcome: ok, failed.",
+    "Failed commits are harmless (the marker rules) but hint at an overloaded broker or a rebalance.", ("outcome",),
+)
+COMMIT_SECONDS = Metric(
+    "veltrix_commit_duration_seconds", "histogram", "How long an offset commit took.",
+    "Rising: the group coordinator's broker is slow.", (), "seconds", LATENCY_BUCKETS,
+)
+CHANGELOG_RECORDS = Metric(
+    "veltrix_changelog_records_total", "counter", "Changelog records written, markers included.",
+    "Per event it should be at most 3: more means keys are not folded per batch.",
+)
+CHANGELOG_BYTES = Metric(
+    "veltrix_changelog_bytes_total", "counter", "Changelog bytes written before compression.",
+    "Above 300 bytes per event: some state value grows without bound.", (), "bytes",
+)
+STATE_KEYS = Metric(
+    "veltrix_state_keys", "gauge", "RocksDB's estimate of keys in the partition.",
+    "Grows with users; a jump points at a key that should not be one.", ("agent", "partition"),
+)
+QUEUED_RECORDS = Metric(
+    "veltrix_queued_records", "gauge", "Records fetched and waiting in the lane.",
+    "At VELTRIX_LANE_HIGH_WATER: the lane is paused, back-pressure works.", ("agent", "partition"),
+)
+UNITS_IN_FLIGHT = Metric(
+    "veltrix_units_in_flight", "gauge", "Micro-batches between fetch and durable.",
+    "At VELTRIX_UNIT_DEPTH all the time: acknowledgements are the limit, not compute.", ("agent", "partition"),
+)
+LANES_PAUSED = Metric(
+    "veltrix_lane_paused", "gauge", "1 while the lane takes no records from Kafka.",
+    "Long 1 without progress: /livez will fail; read the log of that partition.", ("agent", "partition"),
+)
+LEDGER_RESIDUE = Metric(
+    "veltrix_ledger_residue", "gauge", "Consumed records without an outcome, since the first record ever. Always 0.",
+    "Anything else is a lost event: stop, keep the data directory, open an issue.", ("agent", "partition"),
+)
+DEAD_LETTERS = Metric(
+    "veltrix_dead_letters_total", "counter", "Dead letters by stage and named reason.",
+    "Find samples with GET /api/v1/dlq/records?reason=... ; a new reason usually is a new producer release.", ("stage", "reason"),
+)
+ASSIGNED = Metric(
+    "veltrix_assigned_partitions", "gauge", "Partitions this worker owns.",
+    "0 for minutes: more workers than partitions, or the group is rebalancing.",
+)
+REBALANCES = Metric(
+    "veltrix_rebalances_total", "counter", "Completed rebalances seen by this worker.",
+    "More than a few an hour: workers restart or miss heartbeats (veltrix_loop_lag_seconds).",
+)
+REBALANCE_SECONDS = Metric(
+    "veltrix_rebalance_seconds_total", "counter", "Seconds spent in rebalances.",
+    "Long ones: units drain slowly or recovery is long; consider static membership.", (), "seconds",
+)
+READY = Metric(
+    "veltrix_ready", "gauge", "1 when this worker answers /readyz with 200.", "0 for minutes: /readyz says what it waits for.",
+)
+PHASE = Metric(
+    "veltrix_phase", "gauge", "1 for the phase the engine is in.", "Long in joining or recovering: see /readyz.", ("phase",),
+)
+RECOVERY_ACTIVE = Metric(
+    "veltrix_recovery_active", "gauge", "1 while tables are restored from changelogs.", "Long: see the remaining records and their rate.",
+)
+RECOVERY_REMAINING = Metric(
+    "veltrix_recovery_remaining_records", "gauge", "Changelog records still to restore.",
+    "Not falling: the broker does not deliver; /livez fails after VELTRIX_STALL_TIMEOUT_MS.", (), "records",
+)
+RECOVERY_RESTORED = Metric(
+    "veltrix_recovery_restored_records_total", "counter", "Changelog records restored.", "Large after each restart: the data directory is lost.", (), "records",
+)
+RECOVERY_BYTES = Metric(
+    "veltrix_recovery_restored_bytes_total", "counter", "Changelog bytes restored.", "As veltrix_recovery_restored_records_total.", (), "bytes",
+)
+RECOVERY_RATE = Metric(
+    "veltrix_recovery_records_per_second", "gauge", "Speed of the current or last restore.", "Below 50000: slow disk or broker.",
+)
+LOOP_LAG = Metric(
+    "veltrix_loop_lag_seconds", "histogram", "How late the event loop runs a timer; every 100 ms.",
+    "Above 0.1 often: something blocks the loop, run py-spy dump.", (), "seconds", LAG_BUCKETS,
+)
+REDIS_UP = Metric(
+    "veltrix_redis_up", "gauge", "1 when the last call to Redis worked.",
+    "0: lookups come from local tables; the stream goes on and Redis catches up later.",
+)
+REDIS_WRITES = Metric(
+    "veltrix_redis_writes_total", "counter", "Write-through pipelines acknowledged by Redis.", "Flat while events flow: see veltrix_redis_up.",
+)
+REDIS_KEYS = Metric(
+    "veltrix_redis_keys_written_total", "counter", "Keys written to Redis.", "Far above events: catch-up or rebuild is running.",
+)
+REDIS_FAILURES = Metric(
+    "veltrix_redis_failures_total", "counter", "Calls to Redis that failed or timed out.", "Rising: Redis is down, slow or refuses the login.",
+)
+REDIS_LANES = Metric(
+    "veltrix_redis_lanes", "gauge", "Lanes by how their lookups follow the table.",
+    "Not live for minutes: Redis is slower than the stream, raise VELTRIX_REDIS_QUEUE_UNITS or give it more CPU.", ("state",),
+)
+REDIS_QUEUED = Metric(
+    "veltrix_redis_queued_units", "gauge", "Units waiting for Redis, all lanes.", "At its limit: lanes fall back to catching up from the changelog.",
+)
+BUILD = Metric(
+    "veltrix_build_info", "info", "Build and runtime of this worker.", "Different versions in one group: a rollout is under way.",
+    ("app", "version", "python"),
+)
+# fmt: on
+
+#: Every metric declared above, in this order.
+METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
+
+
+class Catalogue(Collector):
+    """All declared metrics on one registry, with the standard process, GC and platform metrics.
+
+    Raises:
+        ValueError: the registry already holds one of the names.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.registry = registry
+        self._sources: list[Source] = []
+        registry.register(self)
+        ProcessCollector(registry=registry)
+        GCCollector(registry=registry)
+        PlatformCollector(registry=registry)
+
+    def add(self, source: Source) -> None:
+        """Ask ``source`` for its numbers at each scrape."""
+        self._sources.append(source)
+
+    def describe(self) -> Iterable[Family]:
+        """Names for the registry's collision check, without asking the sources."""
+        return [_family(metric) for metric in METRICS]
+
+    def collect(self) -> Iterable[Family]:
+        """Every declared family, with the samples of all sources. KeyError: a source reads an undeclared metric."""
+        families = {metric.name: _family(metric) for metric in METRICS}
+        for source in self._sources:
+            for metric, labels, value in source.readings():
+                _add(families[metric.name], labels, value)
+        return families.values()
+
+
+def _family(metric: Metric) -> Family:
+    match metric.kind:
+        case "counter":
+            return CounterMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+        case "gauge":
+            return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+        case "histogram":
+            return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
+        case "info":
+            return InfoMetricFamily(metric.name.removesuffix("_info"), metric.help, labels=())
+
+
+def _add(family: Family, labels: tuple[str, ...], value: float | Histogram | Mapping[str, str]) -> None:
+    if isinstance(family, HistogramMetricFamily) and isinstance(value, Histogram):
+        family.add_metric(labels, value.buckets(), value.total)
+    elif isinstance(family, InfoMetricFamily) and isinstance(value, Mapping):
+        family.add_metric(labels, dict(value))
+    elif isinstance(family, (CounterMetricFamily, GaugeMetricFamily)) and isinstance(value, (int, float)):
+        family.add_metric(labels, value)
+    else:
+        raise TypeError(f"{family.name}: a {type(value).__name__} is no reading of a {family.type}")

@@ -1,0 +1,58 @@
+"""Gauges of the running engine, read from ``EngineStatus`` when ``/metrics`` is scraped."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Iterator
+from typing import get_args
+
+from app.engine.status import EngineStatus, LaneStatus, Phase
+from app.telemetry import catalogue as m
+
+
+class EngineMetrics:
+    """Lag, ages, queues, state size, recovery and readiness; costs nothing between two scrapes."""
+
+    def __init__(self, catalogue: m.Catalogue, engine: EngineStatus) -> None:
+        self._engine = engine
+        catalogue.add(self)
+
+    def readings(self) -> Iterator[m.Reading]:
+        lanes = self._engine.lanes()
+        yield m.ASSIGNED, (), len(lanes)
+        for lane in lanes:
+            yield from _lane(lane)
+        phase = self._engine.phase()
+        for name in get_args(Phase):
+            yield m.PHASE, (name,), float(name == phase)
+        yield m.READY, (), float(phase == "running" and not self._engine.waiting_for())
+        recovery = self._engine.recovery()
+        yield m.RECOVERY_ACTIVE, (), float(recovery.active)
+        yield m.RECOVERY_REMAINING, (), recovery.remaining
+        yield m.RECOVERY_RATE, (), recovery.records_per_second
+
+
+def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
+    source = (lane.topic, str(lane.lane.partition))
+    owner = (lane.lane.agent, str(lane.lane.partition))
+    if lane.end_offset >= 0 and lane.next_offset >= 0:  # an unknown lag is absent, not 0
+        yield m.CONSUMER_LAG, source, lane.lag
+    if lane.committed_offset >= 0 and math.isfinite(lane.seconds_since_commit):
+        yield m.COMMIT_AGE, source, lane.seconds_since_commit
+    yield m.STATE_KEYS, owner, lane.state_keys
+    yield m.QUEUED_RECORDS, owner, lane.queued_records
+    yield m.UNITS_IN_FLIGHT, owner, lane.units_in_flight
+    yield m.LANES_PAUSED, owner, float(lane.paused)
+    yield m.LEDGER_RESIDUE, owner, lane.ledger.residue
+
+
+class BuildInfo:
+    """Which code runs here."""
+
+    def __init__(self, catalogue: m.Catalogue, app_id: str, version: str) -> None:
+        self._labels = {"app": app_id, "version": version, "python": platform.python_version()}
+        catalogue.add(self)
+
+    def readings(self) -> Iterator[m.Reading]:
+        yield m.BUILD, (), self._labels

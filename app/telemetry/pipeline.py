@@ -1,0 +1,121 @@
+"""What the engine's units add up to: the engine's ``Observer`` and, at scrape time, a metrics source.
+
+Per unit only plain numbers change (a few microseconds, whatever the unit's size); names, labels and text are
+made when ``/metrics`` is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from app.engine.api import LaneId
+from app.engine.status import UnitReport
+from app.telemetry import catalogue as m
+from app.telemetry.histogram import AgeHistogram, Histogram
+
+OUTCOMES = ("emitted", "duplicate", "dead_lettered", "retried", "dropped")
+#: Named reasons are a fixed small set; an agent that invents them at run time must not fill the time series database.
+MAX_REASONS = 200
+OTHER = ("other", "other")
+
+
+class SourceTotals:
+    """Counts of one source topic since this process started."""
+
+    __slots__ = ("consumed", "dead_lettered", "dropped", "duplicate", "emitted", "retried")
+
+    def __init__(self) -> None:
+        self.consumed = self.emitted = self.duplicate = self.dead_lettered = self.retried = self.dropped = 0
+
+    def add(self, report: UnitReport) -> None:
+        self.consumed += report.records
+        self.emitted += report.emitted
+        self.duplicate += report.duplicates
+        self.dead_lettered += len(report.dead_letters)
+        self.dropped += report.dropped
+
+
+class PipelineMetrics:
+    """Implements ``app.engine.status.Observer``; a ``Source`` of the catalogue it is given."""
+
+    def __init__(self, catalogue: m.Catalogue) -> None:
+        self._totals: dict[str, SourceTotals] = {}
+        self._visible = AgeHistogram(m.LATENCY_BUCKETS)
+        self._durable = AgeHistogram(m.LATENCY_BUCKETS)
+        self._batch_records = Histogram(m.RECORD_BUCKETS)
+        self._batch_bytes = Histogram(m.BYTE_BUCKETS)
+        self._commit_seconds = Histogram(m.LATENCY_BUCKETS)
+        self._phase_seconds: dict[str, float] = {}
+        self._dead_letters: Counter[tuple[str, str]] = Counter()
+        self._changelog_records = self._changelog_bytes = 0
+        self._commits = {"ok": 0, "failed": 0}
+        self._rebalances, self._rebalance_seconds = 0, 0.0
+        self._restored_records = self._restored_bytes = 0
+        catalogue.add(self)
+
+    # -- Observer ---------------------------------------------------------------------------------
+    def unit_done(self, report: UnitReport) -> None:
+        """Add one durable unit."""
+        totals = self._totals.get(report.topic)
+        if totals is None:
+            totals = self._totals[report.topic] = SourceTotals()
+        totals.add(report)
+        stamps = sorted(report.timestamps)
+        self._visible.observe_ages(report.visible_ms, stamps)
+        self._durable.observe_ages(report.done_ms, stamps)
+        self._batch_records.observe(report.records)
+        self._batch_bytes.observe(report.source_bytes)
+        self._changelog_records += report.changelog_records
+        self._changelog_bytes += report.changelog_bytes
+        for phase, seconds in report.seconds.items():
+            self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
+        if report.dead_letters:
+            self._count_reasons(report.dead_letters)
+
+    def committed(self, seconds: float, ok: bool) -> None:
+        """One offset commit came back."""
+        self._commits["ok" if ok else "failed"] += 1
+        self._commit_seconds.observe(seconds)
+
+    def restored(self, lane: LaneId, records: int, size: int) -> None:
+        """A batch of ``records`` changelog records, ``size`` bytes, went into a table."""
+        self._restored_records += records
+        self._restored_bytes += size
+
+    def rebalanced(self, seconds: float, partitions: int) -> None:
+        """A rebalance is over. How many ``partitions`` are owned is read from the engine's status instead."""
+        self._rebalances += 1
+        self._rebalance_seconds += seconds
+
+    def _count_reasons(self, pairs: Sequence[tuple[str, str]]) -> None:
+        for pair, count in Counter(pairs).items():
+            known = pair in self._dead_letters or len(self._dead_letters) < MAX_REASONS
+            self._dead_letters[pair if known else OTHER] += count
+
+    # -- Source -----------------------------------------------------------------------------------
+    def readings(self) -> Iterator[m.Reading]:
+        for topic, totals in self._totals.items():
+            yield m.CONSUMED, (topic,), totals.consumed
+            for outcome in OUTCOMES:
+                yield m.EVENTS, (topic, outcome), getattr(totals, outcome)
+        for (stage, reason), count in self._dead_letters.items():
+            yield m.DEAD_LETTERS, (stage, reason), count
+        for phase, seconds in self._phase_seconds.items():
+            yield m.LOOP_SECONDS, (phase,), seconds
+        yield from self._unlabelled()
+
+    def _unlabelled(self) -> Iterator[m.Reading]:
+        yield m.LATENCY, ("visible",), self._visible
+        yield m.LATENCY, ("durable",), self._durable
+        yield m.BATCH_RECORDS, (), self._batch_records
+        yield m.BATCH_BYTES, (), self._batch_bytes
+        yield m.CHANGELOG_RECORDS, (), self._changelog_records
+        yield m.CHANGELOG_BYTES, (), self._changelog_bytes
+        for outcome, count in self._commits.items():
+            yield m.COMMITS, (outcome,), count
+        yield m.COMMIT_SECONDS, (), self._commit_seconds
+        yield m.REBALANCES, (), self._rebalances
+        yield m.REBALANCE_SECONDS, (), self._rebalance_seconds
+        yield m.RECOVERY_RESTORED, (), self._restored_records
+        yield m.RECOVERY_BYTES, (), self._restored_bytes

@@ -1,0 +1,58 @@
+"""Every topic on one screen: name, partitions, configuration, who writes it.
+
+``veltrix topics apply`` creates and ``veltrix topics check`` compares them; a worker never creates one.
+Keyed producers use murmur2 (design: co-partitioning).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from app.settings import Settings
+
+INTERACTIONS = "interactions"
+ENRICHED = "interactions-enriched"
+DLQ_INTERACTIONS = "dlq.veltrix.interactions"
+
+#: What a header of a dead letter adds at most; its topic must take a source record plus this.
+DLQ_HEADROOM_BYTES = 64 * 1024
+#: Records above max_event_bytes are still consumed, and parked whole, up to this size.
+SOURCE_MAX_MESSAGE_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One topic as it must exist. ``config`` values are Kafka's strings."""
+
+    name: str
+    partitions: int
+    made_by: str
+    config: Mapping[str, str] = field(default_factory=dict)
+
+
+def changelog_of(app_id: str, agent: str) -> str:
+    """Name of the one changelog topic of an agent (Faust's naming: id-table-changelog)."""
+    return f"{app_id}-{agent}-changelog"
+
+
+def dead_letters_of(app_id: str, source: str) -> str:
+    """``dlq.<app>.<source>``: the prefix is fixed by KIP-1191, one queue per consumer app and source."""
+    return f"dlq.{app_id}.{source}"
+
+
+def all_topics(settings: Settings, agents: Iterable[str] = ("process_interactions",)) -> list[Topic]:
+    """Every topic of this deployment, source first."""
+    n, durable = settings.partitions, {"min.insync.replicas": str(settings.min_insync_replicas)}
+    dlq = durable | {
+        "cleanup.policy": "delete",
+        "retention.ms": str(settings.dlq_retention_ms),
+        "max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES),
+    }
+    changelog = durable | {"cleanup.policy": "compact", "max.message.bytes": str(1024 * 1024 + 4096)}
+    return [
+        Topic(INTERACTIONS, n, "ingest, SDKs, veltrix generate", durable | {"max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES)}),
+        Topic(ENRICHED, n, "process_interactions", durable),
+        Topic(dead_letters_of(settings.app_id, INTERACTIONS), n, "dead letters", dlq),
+        *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
+    ]
