@@ -213,7 +213,9 @@ def _explain(exc: BaseException, address: str, settings: Settings) -> str:
 def _sasl_login(settings: Settings) -> tuple[str, str]:
     username, password = settings.kafka_sasl_username, settings.kafka_sasl_password.get_secret_value()
     if not username or not password:
-        raise SettingsError(f"{settings.kafka_security_protocol} needs VELTRIX_KAFKA_SASL_USERNAME and VELTRIX_KAFKA_SASL_PASSWORD (or _PASSWORD_FILE)")
+        raise SettingsError(
+            f"{settings.kafka_security_protocol} needs VELTRIX_KAFKA_SASL_USERNAME and VELTRIX_KAFKA_SASL_PASSWORD (or _PASSWORD_FILE)"
+        )
     return username, password
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, Protocol
 
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.errors import KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
@@ -181,8 +181,12 @@ async def open_admin(settings: Settings) -> AsyncIterator[KafkaTopicAdmin]:
     async with connected(_Startable(client), settings):
         try:
             yield KafkaTopicAdmin(client)
+        except NodeNotReadyError as exc:
+            raise TopicAdminError(
+                "the broker tells its clients an address that cannot be reached: check advertised.listeners"
+            ) from exc
         except KafkaError as exc:
-            raise TopicAdminError(f"Kafka refused: {exc}") from exc
+            raise TopicAdminError(f"Kafka refused: {exc!r}") from exc
 
 
 class KafkaTopicAdmin:

@@ -19,6 +19,8 @@ DLQ_INTERACTIONS = "dlq.veltrix.interactions"
 DLQ_HEADROOM_BYTES = 64 * 1024
 #: Records above max_event_bytes are still consumed, and parked whole, up to this size.
 SOURCE_MAX_MESSAGE_BYTES = 1024 * 1024
+#: What a dead letter queue takes: the largest source record and the headers added to it.
+DEAD_LETTER_MAX_BYTES = SOURCE_MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,7 @@ def all_topics(settings: Settings, agents: Iterable[str] = ("process_interaction
     dlq = durable | {
         "cleanup.policy": "delete",
         "retention.ms": str(settings.dlq_retention_ms),
-        "max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES),
+        "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
     }
     changelog = durable | {"cleanup.policy": "compact", "max.message.bytes": str(1024 * 1024 + 4096)}
     return [

@@ -75,7 +75,7 @@ class HandLoop:
         self._consumer = Consumer(
             base
             | {"group.id": settings.app_id, "enable.auto.commit": False, "auto.offset.reset": "earliest", "session.timeout.ms": 10_000}
-            | {"fetch.wait.max.ms": settings.fetch_max_wait_ms, "queued.min.messages": 20_000}
+            | {"fetch.wait.max.ms": settings.fetch_max_wait_ms, "fetch.queue.backoff.ms": 10, "queued.max.messages.kbytes": 16_384}
         )
         self._databases: dict[int, Rdict] = {}
         self._next: dict[int, int] = {}
@@ -138,7 +138,7 @@ class HandLoop:
                 continue
             value = enrich(record.value or b"", sequence, record.timestamp, interaction.event.has_veltrix)
             headers: list[tuple[str, str | bytes | None]] = [("veltrix-source", f"{prefix}{record.offset}:0"), ("processed_at", now)]
-            produce(ENRICHED, value, record.key, partition, failed, record.timestamp, headers)
+            produce(ENRICHED, value, record.key, partition, on_delivery=failed, timestamp=record.timestamp, headers=headers)
         fold.give_back(self._rules.closed_ids)
         writes: Writes = {user_profiles.raw_key(user): user_profiles.encode(profile) for user, profile in fold.profiles.items()}
         for key, chunk in fold.chunks.items():
@@ -159,7 +159,7 @@ class HandLoop:
             ("dlq.reason", rejection.reason.value),
             ("dlq.disposition", rejection.disposition),
         ]
-        self._producer.produce(self._dead_letters, record.value, record.key, record.partition, self._on_delivery, headers=headers)
+        self._producer.produce(self._dead_letters, record.value, record.key, record.partition, on_delivery=self._on_delivery, headers=headers)
 
     def _write_through(self, writes: Iterable[Writes]) -> None:
         if self._redis is None:

@@ -6,13 +6,14 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from app.topics import Topic
 
 TIMEOUT_S = 20.0
 READ_BATCH = 5000
+NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
 
 
 class BrokerError(Exception):
@@ -24,7 +25,7 @@ class Kafka:
 
     def __init__(self, bootstrap: str) -> None:
         self.bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2})  # it outlives the broker by a moment
         self._counts: dict[str, int] = {}
 
     def recreate(self, topics: Iterable[Topic], replication: int = 1) -> None:
@@ -35,6 +36,8 @@ class Kafka:
         for future in self._admin.create_topics(new, operation_timeout=TIMEOUT_S).values():
             future.result(TIMEOUT_S)
         self._wait(lambda have: wanted.keys() <= have.keys(), f"{sorted(wanted)} did not appear")
+        for name in wanted:
+            self.end_offsets(name)
 
     def delete(self, names: Iterable[str]) -> None:
         """Delete those of ``names`` that exist and wait until they are gone."""
@@ -48,9 +51,15 @@ class Kafka:
 
     def end_offsets(self, topic: str) -> dict[int, int]:
         """Offset of the next record of each partition, in one request."""
-        wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(self._partitions(topic))}
-        answers = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
-        return {tp.partition: int(future.result(TIMEOUT_S).offset) for tp, future in answers.items()}
+        deadline = time.monotonic() + TIMEOUT_S
+        while True:
+            try:
+                return self._end_offsets(topic)
+            except KafkaException as exc:
+                # A topic that was just created has no leader for a moment.
+                if exc.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
     def count(self, topic: str) -> int:
         """Records ever written to a topic that was created empty (no transactions here, so offsets have no holes)."""
@@ -65,6 +74,11 @@ class Kafka:
             yield from _until(consumer, ends, topic)
         finally:
             consumer.close()
+
+    def _end_offsets(self, topic: str) -> dict[int, int]:
+        wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(self._partitions(topic))}
+        answers = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
+        return {tp.partition: int(future.result(TIMEOUT_S).offset) for tp, future in answers.items()}
 
     def _partitions(self, topic: str) -> int:
         """Partition count, asked once: it changes only by ``recreate``, which forgets it."""

@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import os
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, NoReturn, TypeVar
 
 import typer
@@ -14,6 +15,7 @@ from aiokafka.errors import KafkaError
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.redis_tools import RedisUnavailable
 from app.kafka_clients import KafkaConnectError
 from app.settings import Settings, SettingsError, load_settings
 from app.topic_admin import TopicAdminError, UnknownTopicError
@@ -26,7 +28,7 @@ class CommandError(Exception):
     """A command cannot do what it was asked; the message says why and what to do. Exit code 1."""
 
 
-EXPECTED = (CommandError, SettingsError, KafkaConnectError, TopicAdminError, UnknownTopicError)
+EXPECTED = (CommandError, RedisUnavailable, KafkaConnectError, TopicAdminError, UnknownTopicError)
 
 
 def stdout() -> Console:
@@ -38,25 +40,34 @@ def stderr() -> Console:
     return _console(Console(stderr=True, highlight=False))
 
 
-def run(work: Coroutine[Any, Any, T]) -> T:
-    """Run one command's work; an expected failure becomes one sentence and exit code 1, Ctrl-C exit code 130."""
+@contextmanager
+def reporting(interrupted: int = 130) -> Iterator[None]:
+    """Expected failures become one sentence and exit code 1 (2 for a wrong setting), Ctrl-C exit code ``interrupted``."""
     _quiet_libraries()
     try:
-        return asyncio.run(work)
+        yield
+    except SettingsError as exc:
+        fail(str(exc), code=2)
     except EXPECTED as exc:
         fail(str(exc))
     except KafkaError as exc:
-        fail(f"Kafka: {exc}")
+        fail(f"Kafka: {exc!r}")
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(interrupted) from None
+
+
+def run(work: Coroutine[Any, Any, T], interrupted: int = 130) -> T:
+    """Run one command's work, ``reporting`` its failures."""
+    with reporting(interrupted):
+        return asyncio.run(work)
+    raise AssertionError("reporting() never swallows")
 
 
 def settings() -> Settings:
     """The configuration of this process; a wrong one ends the command with exit code 2."""
-    try:
+    with reporting():
         return load_settings()
-    except SettingsError as exc:
-        fail(str(exc), code=2)
+    raise AssertionError("reporting() never swallows")
 
 
 def fail(message: str, code: int = 1) -> NoReturn:
@@ -72,7 +83,9 @@ def print_json(value: Any) -> None:
 
 def grid(*columns: str, title: str | None = None) -> Table:
     """The look of every table."""
-    table = Table(title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(
+        title=title, title_justify="left", title_style="bold", box=None, header_style="dim", pad_edge=False, padding=(0, 2, 0, 0)
+    )
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
     return table

@@ -107,7 +107,8 @@ class BatchSender:
             await self._send_group(partition, group)
 
     async def _send_group(self, partition: int, group: Sequence[tuple[Click, int]]) -> None:
-        batch, kinds = self._producer.create_batch(), []
+        kinds: list[str] = []
+        batch = self._producer.create_batch()
         for click, at_ms in group:
             if batch.append(timestamp=at_ms, key=click.key, value=click.value) is None:  # full
                 await self._submit(batch, partition, kinds)
@@ -210,4 +211,3 @@ def _stop_on_signals() -> Iterator[asyncio.Event]:
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
-

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import secrets
+import time
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
 
-from app.cli import console, generate_screen, topics
+from app.cli import console, generate_screen, records, reset_screen, topics
+from app.cli import doctor as examining
+from app.cli import reset as resetting
+from app.cli import send as sending
+from app.cli import tail as tailing
 from app.cli.clickstream import Clickstream
 from app.cli.generate import Plan
 from app.cli.generate import generate as send_clicks
+from app.engine.api import Record
 from app.topic_admin import apply_topics, check_topics
+from app.topics import INTERACTIONS
 
-app = typer.Typer(name="veltrix", help="Tools around a Veltrix worker (started with `faust -A app.main worker`).", no_args_is_help=True)
+app = typer.Typer(
+    name="veltrix", help="Tools around a Veltrix worker (started with `faust -A app.main worker`).", no_args_is_help=True
+)
 topics_app = typer.Typer(help="The Kafka topics this deployment needs.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
 
@@ -54,7 +64,9 @@ def generate(
     users: Annotated[int, typer.Option(min=1, help="Visitors, Zipf-distributed; about 20 % anonymous.")] = 20_000,
     items: Annotated[int, typer.Option(min=1, help="Products, Zipf-distributed.")] = 2_000,
     seed: Annotated[int, typer.Option(help="The same seed and run tag give the same events.")] = 1,
-    run_tag: Annotated[str, typer.Option(help="First part of every messageId. Empty: a new one, so that nothing is a duplicate of an older run.")] = "",
+    run_tag: Annotated[
+        str, typer.Option(help="First part of every messageId. Empty: a new one, so that nothing is a duplicate of an older run.")
+    ] = "",
 ) -> None:
     """Send realistic clickstream traffic to the source topic. The last line of stdout is a JSON summary.
 
@@ -62,10 +74,100 @@ def generate(
     """
     settings = console.settings()
     tag = run_tag or secrets.token_hex(4)
+    with console.reporting():
+        plan = Plan.of(rate, duration, count)
     with generate_screen.progress(console.stderr(), tag) as progress:
-        stream = Clickstream(seed, users, items, tag)
-        result = console.run(send_clicks(settings, stream, Plan.of(rate, duration, count), progress))
+        result = console.run(send_clicks(settings, Clickstream(seed, users, items, tag), plan, progress))
     console.print_json(result)
+
+
+@app.command()
+def send(
+    file: Annotated[str, typer.Argument(help="A file with one event as JSON; - reads stdin.")],
+    key: Annotated[str | None, typer.Option(help="Key of the record; without it userId, else anonymousId.")] = None,
+    fill: Annotated[bool, typer.Option("--fill", help="Add messageId and timestamp where they are missing.")] = False,
+    topic: Annotated[str, typer.Option(help="Another topic than the source.")] = INTERACTIONS,
+    as_json: Json = False,
+) -> None:
+    """Send one event and say where it went. The bytes are sent as they are, also when they are wrong."""
+    settings = console.settings()
+    with console.reporting():
+        raw = sending.read_event(file)
+        raw = sending.fill(raw, time.time_ns() // 1_000_000) if fill else raw
+    sent = console.run(sending.send_event(settings, topic, raw, key))
+    if as_json:
+        console.print_json(asdict(sent))
+        return
+    out = console.stdout()
+    out.print(
+        f"[bold]{sent.topic}[/] partition [bold]{sent.partition}[/] offset [bold]{sent.offset}[/], key {sent.key!r}, {sent.bytes} bytes",
+        soft_wrap=True,
+    )
+    if sent.refusal and topic == INTERACTIONS:
+        out.print(f"[yellow]it will become a dead letter:[/] {sent.refusal}", soft_wrap=True)
+
+
+@app.command()
+def tail(
+    topic: Annotated[str, typer.Argument(help="Any topic, also dlq.veltrix.interactions.")],
+    count: Annotated[
+        int | None, typer.Option("-n", min=1, max=10_000, help="Stop after this many: the last ones there are.")
+    ] = None,
+    from_beginning: Annotated[bool, typer.Option("--from-beginning", help="Start with the oldest record.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show records: key, headers, value. Without -n the last 10, then new ones until Ctrl-C."""
+    settings, out = console.settings(), console.stdout()
+
+    def show(record: Record) -> None:
+        if as_json:
+            console.print_json(records.as_json(record))
+        else:
+            records.show(out, record)
+
+    console.run(tailing.tail(settings, topic, show, count=count, from_beginning=from_beginning), interrupted=0)
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check broker, topics, routing, Redis, clocks, disk, limits and ports, and say what to do. Exit code 1 if a check fails."""
+    settings = console.settings()
+    checks = console.run(examining.examine(settings))
+    if as_json:
+        console.print_json(examining.as_json(checks))
+    else:
+        examining.show(console.stdout(), checks)
+    if not examining.is_sound(checks):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reset(
+    to_earliest: Annotated[bool, typer.Option("--to-earliest", help="Read the source again from its oldest record.")] = False,
+    to_time: Annotated[str | None, typer.Option(help="... from the first record at or after this RFC 3339 time.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Act. Without it only what would happen is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Forget all state, changelogs and lookups, and process the source again. All workers must be stopped."""
+    settings, out = console.settings(), console.stdout()
+    with console.reporting():
+        if to_earliest == (to_time is not None):
+            raise console.CommandError("give either --to-earliest or --to-time")
+        to_ms = None if to_time is None else resetting.parse_time(to_time)
+    plan = console.run(resetting.plan_reset(settings, to_ms))
+    if not as_json:
+        reset_screen.show(out, plan, settings.app_id)
+    if not yes:
+        if as_json:
+            console.print_json({"dry_run": True} | reset_screen.plan_json(plan))
+        else:
+            out.print("\nNothing was changed. Add [bold]--yes[/] to do it.")
+        return
+    done = console.run(
+        resetting.carry_out(settings, plan, lambda line: None if as_json else out.print(f"[green]done[/]  {line}", soft_wrap=True))
+    )
+    if as_json:
+        console.print_json({"dry_run": False} | resetting.done_json(done))
 
 
 if __name__ == "__main__":

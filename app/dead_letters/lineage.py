@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from app.dead_letters import headers as h
-from app.engine.api import Record
+from app.engine.api import Header, Record
 
 #: Headers are anybody's to write: longer ones than we ever write are not ours, and would make a dead letter grow.
 MAX_TEXT_BYTES: Final = 256
 MAX_ATTEMPTS_BYTES: Final = 4096
 
-Headers = Sequence[tuple[str, bytes | None]]
+Headers = Sequence[Header]
 
 
 class Origin(NamedTuple):
@@ -61,7 +61,7 @@ def split_headers(record: Record, sources: Collection[str]) -> tuple[Headers, Li
     ``sources``, so that no header leads a later replay to a topic of somebody else.
     """
     found: dict[str, bytes | None] = {}
-    own: list[tuple[str, bytes | None]] = []
+    own: list[Header] = []
     for name, value in record.headers:
         if name in h.MANAGED:
             found.setdefault(name, value)

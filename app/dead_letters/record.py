@@ -10,7 +10,7 @@ from __future__ import annotations
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, cast
+from typing import Final
 
 from app.dead_letters import headers as h
 from app.dead_letters.lineage import Lineage, split_headers
@@ -92,7 +92,7 @@ class DeadLetterRecordEncoder:
         # Our own headers are bounded well below the headroom; they need no count.
         small = not own and len(key or b"") + len(value or b"") <= self._max_bytes - DLQ_HEADROOM_BYTES
         if small or self._fits(key, value, whole):
-            return Output(queue, key, value, cast("tuple[Header, ...]", whole))
+            return Output(queue, key, value, whole)
         return self._squeezed(queue, record, own, (*about, *kind.headers, *self._about_us))
 
     def _about(self, record: Record, failure: Failure, kind: _Kind, lineage: Lineage | None, at: bytes) -> tuple[Header, ...]:
@@ -177,20 +177,20 @@ class DeadLetterRecordEncoder:
             self._moment = (epoch_ms, h.rfc3339(epoch_ms).encode())
         return self._moment[1]
 
-    def _fits(self, key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> bool:
+    def _fits(self, key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> bool:
         room = self._max_bytes - BATCH_OVERHEAD_BYTES - len(key or b"") - len(value or b"")
         return room >= sum(HEADER_OVERHEAD_BYTES + len(name.encode()) + len(held or b"") for name, held in headers)
 
-    def _squeezed(self, queue: str, record: Record, own: Sequence[tuple[str, bytes | None]], ours: tuple[Header, ...]) -> Output:
+    def _squeezed(self, queue: str, record: Record, own: Sequence[Header], ours: tuple[Header, ...]) -> Output:
         """What is given up for a record too large, in this order: the trace, the value, its own headers, the key."""
         if self._fits(record.key, record.value, (*own, *ours)):
-            return Output(queue, record.key, record.value, cast("tuple[Header, ...]", (*own, *ours)))
+            return Output(queue, record.key, record.value, (*own, *ours))
         oversize: Header = (h.DISPOSITION, b"oversize")
         pointer = (*(oversize if name == h.DISPOSITION else (name, value) for name, value in ours),)
         pointer = (*pointer, (h.VALUE_BYTES, b"%d" % len(record.value or b"")))
         for kept, key in ((own, record.key), ((), record.key), ((), None)):
             if self._fits(key, None, (*kept, *pointer)):
-                return Output(queue, key, None, cast("tuple[Header, ...]", (*kept, *pointer)))
+                return Output(queue, key, None, (*kept, *pointer))
         return Output(queue, None, None, pointer)
 
 

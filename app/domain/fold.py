@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from app.domain import profiles
 from app.domain.closed_ids import ClosedIds, ClosedIdsCache
 from app.domain.dedupe import (
     CHUNK_BYTES,
@@ -25,7 +24,7 @@ from app.domain.dedupe import (
     remember,
 )
 from app.domain.events import Interaction
-from app.domain.profiles import UserProfile
+from app.domain.profiles import UserProfile, apply
 
 _NOTHING = Recent()
 
@@ -55,13 +54,16 @@ class BatchFold:
         user_key, digest = interaction.user_key, interaction.digest
         profile = self.profiles.get(user_key) or self._stored.get(user_key)
         recent = _NOTHING if profile is None else profile.recent
-        if in_ids(digest, recent.head) or (recent.next != recent.first and digest in self.closed[user_key]):
+        head = recent.head
+        if head.find(digest) >= 0 and in_ids(digest, head):
+            return None
+        if recent.next != recent.first and digest in self.closed[user_key]:
             return None
         recent = remember(recent, digest)
         if len(recent.head) == CHUNK_BYTES:
             newest_ms = received_ms if profile is None else max(received_ms, profile.received_ms)
             recent = self._close(user_key, recent, newest_ms, received_ms)
-        profile = profiles.apply(profile, interaction, received_ms, recent)
+        profile = apply(profile, interaction, received_ms, recent)
         self.profiles[user_key] = profile
         return profile.sequence
 

@@ -131,7 +131,7 @@ def _newest_first(items: tuple[str, ...], last: tuple[str, ...]) -> tuple[str, .
     """Put each of ``items`` in front of ``last``, the final one foremost; distinct, at most ``LAST_ITEMS``."""
     for item in items:
         if item not in last:
-            last = (item, *last[: LAST_ITEMS - 1])
+            last = (item,) + last[: LAST_ITEMS - 1]  # noqa: RUF005 - unpacking builds a list first
         elif item != last[0]:
             last = (item, *[other for other in last if other != item])
     return last

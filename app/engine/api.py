@@ -17,7 +17,7 @@ import msgspec
 C = TypeVar("C")
 V = TypeVar("V")
 
-Header = tuple[str, bytes]
+Header = tuple[str, bytes | None]
 Stage = Literal["decode", "validate", "dedupe", "enrich", "aggregate", "publish"]
 Disposition = Literal["invalid", "retries_exhausted", "transient_timeout", "late", "oversize", "shed", "parked"]
 

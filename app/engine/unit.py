@@ -12,6 +12,7 @@ from app.engine.compute import Computed
 from app.engine.delivery import Ack
 from app.engine.status import UnitReport
 from app.engine.writer import TopicBatches, add_outputs
+from app.topics import DEAD_LETTER_MAX_BYTES
 
 
 class Unit:
@@ -33,13 +34,14 @@ class Unit:
     def output_batches(self, dead_letter: DeadLetterEncoder, limit: int) -> Mapping[str, list[BatchBuilder]]:
         """Outputs and dead letters of this unit as RecordBatches per topic."""
         now_ms = time.time_ns() // 1_000_000
-        batches = TopicBatches(limit)
-        add_outputs(batches, self.computed.outputs, now_ms)
+        outputs = TopicBatches(limit)
+        add_outputs(outputs, self.computed.outputs, now_ms)
+        letters = TopicBatches(DEAD_LETTER_MAX_BYTES)
         for record, failure in self.computed.dead_letters:
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
             letter = dead_letter(record, failure, now_ms)
-            batches.append(now_ms, letter, letter.headers)
-        return batches.done()
+            letters.append(now_ms, letter, list(letter.headers))
+        return {**outputs.done(), **letters.done()}
 
     def mark_visible(self) -> None:
         """Every output is acknowledged."""

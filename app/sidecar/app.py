@@ -13,6 +13,7 @@ from app.sidecar.lanes import lanes_router
 from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import measure_http, metrics_router
 from app.sidecar.middleware import HostCheck, Limits, SecurityHeaders
+from app.topics import INTERACTIONS, dead_letters_of
 
 LINKS = {
     "live": "/livez",
@@ -36,7 +37,12 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
     watchdog = ProgressWatchdog(deps.engine, deps.loop_lag, settings.stall_timeout_ms)
     sidecar.include_router(health_router(deps.engine, watchdog, settings.app_version, deps.degraded))
     sidecar.include_router(metrics_router(deps.registry))
-    for router in (lookups_router(deps.lookups), dead_letters_router(deps.dead_letters), lanes_router(deps.engine)):
+    default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
+    for router in (
+        lookups_router(deps.lookups),
+        dead_letters_router(deps.dead_letters, default_queue),
+        lanes_router(deps.engine),
+    ):
         sidecar.include_router(router, prefix="/api/v1")
     sidecar.include_router(_index(settings.app_id, settings.app_version))
     # The last one added is the outermost: headers on every answer, every refusal counted.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry
 
-from app.dead_letters.api import DeadLetterReader
+from app.dead_letters.api import DeadLetters
 from app.engine.status import EngineStatus
 from app.lookups.api import LookupReader
 from app.settings import Settings
@@ -25,7 +25,7 @@ class SidecarDeps:
     settings: Settings
     engine: EngineStatus
     lookups: LookupReader
-    dead_letters: DeadLetterReader
+    dead_letters: DeadLetters
     registry: CollectorRegistry
     loop_lag: LoopLag
     degraded: Callable[[], list[str]] = _nothing

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from app.engine.status import EngineStatus, LaneStatus, RecoveryStatus
@@ -71,14 +71,14 @@ def health_router(engine: EngineStatus, watchdog: ProgressWatchdog, version: str
     """``/livez``, ``/readyz`` and their aliases."""
     router = APIRouter(tags=["health"])
 
-    async def livez(request: Request) -> JSONResponse:
+    async def livez() -> JSONResponse:
         """200 while every partition with work moves; 503 problem+json says what stands still."""
         complaints = watchdog.complaints()
         if complaints:
             raise Problem(503, "stalled", "; ".join(complaints), {"complaints": complaints})
         return JSONResponse({"status": "alive", "version": version})
 
-    async def readyz(request: Request) -> JSONResponse:
+    async def readyz() -> JSONResponse:
         """200 when partitions are assigned, tables restored and the producer is up; 503 says what it waits for."""
         state = _state(engine, version, degraded())
         if state["waiting_for"]:

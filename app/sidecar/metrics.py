@@ -43,4 +43,6 @@ def metrics_router(registry: CollectorRegistry) -> APIRouter:
 def measure_http(app: FastAPI, registry: CollectorRegistry) -> None:
     """Metrics of the sidecar's own requests, by route template; probes and scrapes left out."""
     excluded = [f"^{path}$" for path in sorted(UNLIMITED)]
-    Instrumentator(excluded_handlers=excluded, registry=registry).instrument(app, latency_lowr_buckets=(0.001, 0.002, 0.005, 0.01, 0.1, 1))
+    Instrumentator(excluded_handlers=excluded, registry=registry).instrument(
+        app, latency_lowr_buckets=(0.001, 0.002, 0.005, 0.01, 0.1, 1)
+    )

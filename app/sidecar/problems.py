@@ -67,7 +67,8 @@ async def _problem(request: Request, exc: Exception) -> JSONResponse:
 async def _http(request: Request, exc: Exception) -> JSONResponse:
     assert isinstance(exc, HTTPException)
     phrase = HTTPStatus(exc.status_code).phrase
-    detail = {404: f"Nothing is served at {request.url.path}.", 405: f"{request.method} is not allowed here."}.get(exc.status_code, exc.detail)
+    details = {404: f"Nothing is served at {request.url.path}.", 405: f"{request.method} is not allowed here."}
+    detail = details.get(exc.status_code, exc.detail)
     return Problem(exc.status_code, phrase.lower().replace(" ", "-"), detail, headers=exc.headers).response(request.url.path)
 
 
@@ -78,6 +79,6 @@ async def _validation(request: Request, exc: Exception) -> JSONResponse:
     return Problem(422, "invalid-request", detail, {"errors": errors}).response(request.url.path)
 
 
-async def _unexpected(request: Request, exc: Exception) -> JSONResponse:
+async def _unexpected(request: Request, _exc: Exception) -> JSONResponse:
     """The server logs the exception with its trace (uvicorn does, after this answer); the client learns nothing of it."""
     return Problem(500, "internal-error", "The request failed; the log of this worker says why.").response(request.url.path)

@@ -123,6 +123,7 @@ class LocalKafka:
                 stdout=log,
                 stderr=log,
                 cwd=self.data_dir,
+                start_new_session=True,  # a Ctrl-C in the terminal is for our caller to handle
                 timeout=FORMAT_TIMEOUT_S,
                 check=False,
             )

@@ -6,7 +6,7 @@ import http.client
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from deploy.local.ports import LOOPBACK, free_ports, require_free
@@ -59,13 +59,13 @@ class WorkerProcess:
         require_free(self.port)
         self._process.start()
 
-    def wait_ready(self, timeout_s: float = 60.0) -> None:
-        """Wait until /readyz answers 200: partitions assigned and restored.
+    def wait_ready(self, timeout_s: float = 60.0, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Wait until /readyz answers 200: partitions assigned and restored; or until ``is_cancelled``.
 
         Raises:
             ProcessError: the worker ended or was not ready in time (then it is killed); holds the end of its log.
         """
-        self._process.wait_until(self.is_ready, timeout_s)
+        self._process.wait_until(lambda: is_cancelled() or self.is_ready(), timeout_s)
 
     def is_ready(self) -> bool:
         try:

@@ -1,0 +1,83 @@
+"""Redis for tools: one connection, and the keys that belong to this deployment."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from redis.asyncio import Redis
+from redis.exceptions import AuthenticationError, RedisError
+
+from app.settings import Settings
+
+TIMEOUT_S: Final = 5.0
+SCAN_COUNT: Final = 1000
+
+
+class RedisUnavailable(Exception):
+    """Redis does not answer, or refuses. The message says what to check."""
+
+
+def key_patterns(app_id: str) -> tuple[str, str]:
+    """Hot lookups, and how far Redis has followed each changelog. An app_id holds no glob character."""
+    return f"{app_id}:lookup:*", f"{app_id}:cover:*"
+
+
+@asynccontextmanager
+async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
+    """A connected client.
+
+    Raises:
+        RedisUnavailable: no answer, a wrong password, or an error while in use.
+    """
+    client: Redis = Redis.from_url(
+        settings.redis_url, **_options(settings), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
+    )
+    try:
+        await client.time()
+        yield client
+    except AuthenticationError as exc:
+        raise RedisUnavailable(f"{_address(settings)}: {exc}; check VELTRIX_REDIS_USERNAME and VELTRIX_REDIS_PASSWORD") from exc
+    except (RedisError, OSError) as exc:
+        raise RedisUnavailable(f"{_address(settings)}: {exc}; start Redis or check VELTRIX_REDIS_URL") from exc
+    finally:
+        await client.aclose()
+
+
+async def count_keys(client: Redis, app_id: str) -> int:
+    """Keys of this deployment; reads all key names of the database."""
+    found = 0
+    for pattern in key_patterns(app_id):
+        async for _ in client.scan_iter(match=pattern, count=SCAN_COUNT):
+            found += 1
+    return found
+
+
+async def delete_keys(client: Redis, app_id: str) -> int:
+    """Delete the keys of this deployment and no others. Returns how many."""
+    deleted, batch = 0, list[str]()
+    for pattern in key_patterns(app_id):
+        async for key in client.scan_iter(match=pattern, count=SCAN_COUNT):
+            batch.append(key)
+            if len(batch) >= SCAN_COUNT:
+                deleted += int(await client.unlink(*batch))
+                batch.clear()
+    return deleted + (int(await client.unlink(*batch)) if batch else 0)
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    if settings.redis_username:
+        options["username"] = settings.redis_username
+    if settings.redis_password.get_secret_value():
+        options["password"] = settings.redis_password.get_secret_value()
+    if settings.redis_url.startswith("rediss://") and settings.redis_ssl_ca_file is not None:
+        options["ssl_ca_certs"] = str(settings.redis_ssl_ca_file)
+    return options
+
+
+def _address(settings: Settings) -> str:
+    """The URL without what may be a password."""
+    scheme, _, rest = settings.redis_url.partition("://")
+    return f"Redis at {scheme}://{rest.rpartition('@')[2]}"

@@ -1,0 +1,183 @@
+"""Reading dead letters straight from Kafka: one long-lived consumer without a group, opened at the first call."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final, TypeVar
+
+from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
+
+from app.dead_letters.api import (
+    DeadLetterRecord,
+    DeadLettersUnavailable,
+    Filters,
+    InvalidQuery,
+    Page,
+    QueueSummary,
+    UnknownQueue,
+)
+from app.dead_letters.decode import decode_dead_letter
+from app.dead_letters.lineage import parse_origin
+from app.dead_letters.scan import Scan, decode_cursor, encode_cursor
+from app.dead_letters.topic_log import TopicLog, Window
+from app.kafka_clients import KafkaConnectError
+from app.settings import Settings
+from app.topics import INTERACTIONS, dead_letters_of
+
+MAX_LIMIT: Final = 500
+MAX_SCANNED: Final = 20_000
+CALL_TIMEOUT_S: Final = 10.0
+#: A page with filters ends early, with a cursor to go on, rather than late.
+SCAN_TIMEOUT_S: Final = 3.0
+
+T = TypeVar("T")
+
+
+class DeadLetterReader:
+    """This application's queues and nothing else. Calls take turns, each bounded by ``timeout_s``.
+
+    Raises, in every call:
+        DeadLettersUnavailable: Kafka does not answer in time, or the topic is missing.
+    """
+
+    def __init__(self, settings: Settings, queues: Sequence[str] | None = None, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._settings = settings
+        self._queues = tuple(queues or (dead_letters_of(settings.app_id, INTERACTIONS),))
+        self._timeout_s = timeout_s
+        self._lock = asyncio.Lock()
+        self._log: TopicLog | None = None
+        self._edges: dict[tuple[TopicPartition, int], int] = {}
+
+    async def queues(self) -> list[QueueSummary]:
+        """Every queue with its size and age."""
+        return await self._bounded(self._summaries)
+
+    async def records(self, queue: str, limit: int = 50, cursor: str | None = None, filters: Filters | None = None) -> Page:
+        """One page, newest first.
+
+        Raises:
+            UnknownQueue: not a dead letter queue of this application.
+            InvalidQuery: limit outside 1..500, or not a cursor of this queue.
+        """
+        self._check(queue)
+        if not 1 <= limit <= MAX_LIMIT:
+            raise InvalidQuery(f"limit: 1 to {MAX_LIMIT}, not {limit}")
+        below = {} if cursor is None else decode_cursor(queue, cursor)
+        return await self._bounded(lambda log: self._page(log, queue, limit, below, filters or Filters()))
+
+    async def record(self, record_id: str) -> DeadLetterRecord | None:
+        """The dead letter ``<topic>:<partition>:<offset>``, or None: never written, or taken by retention.
+
+        Raises:
+            UnknownQueue: its topic is not a dead letter queue of this application.
+            InvalidQuery: not an id.
+        """
+        origin = parse_origin(record_id)
+        if origin is None:
+            raise InvalidQuery("id: <topic>:<partition>:<offset>")
+        self._check(origin.topic)
+        return await self._bounded(lambda log: self._one(log, TopicPartition(origin.topic, origin.partition), origin.offset))
+
+    async def aclose(self) -> None:
+        """Close the consumer; a later call opens it again."""
+        async with self._lock:
+            await self._drop()
+
+    # -- the work, inside the lock ----------------------------------------------------------------
+
+    async def _summaries(self, log: TopicLog) -> list[QueueSummary]:
+        return [await self._summary(log, queue) for queue in self._queues]
+
+    async def _summary(self, log: TopicLog, queue: str) -> QueueSummary:
+        partitions = await log.partitions(queue)
+        bounds = {partition: window for partition, window in (await log.bounds(partitions)).items() if window.end > window.begin}
+        oldest = await self._timestamps(log, {partition: window.begin for partition, window in bounds.items()})
+        newest = await self._timestamps(log, {partition: window.end - 1 for partition, window in bounds.items()})
+        return QueueSummary(
+            name=queue,
+            partitions=len(partitions),
+            count=sum(window.end - window.begin for window in bounds.values()),
+            oldest_failed_at_ms=min(oldest, default=None),
+            newest_failed_at_ms=max(newest, default=None),
+            retention_ms=self._settings.dlq_retention_ms,
+        )
+
+    async def _timestamps(self, log: TopicLog, offsets: dict[TopicPartition, int]) -> list[int]:
+        """Timestamps of single records. A record never changes, so those of the last call are kept."""
+        missing = {tp: Window(offset, offset + 1) for tp, offset in offsets.items() if (tp, offset) not in self._edges}
+        for partition, records in (await log.read(missing)).items():
+            for record in records:
+                self._edges[partition, record.offset] = record.timestamp
+        found = [self._edges[edge] for edge in offsets.items() if edge in self._edges]
+        if len(self._edges) > 10_000:
+            self._edges.clear()
+        return found
+
+    async def _page(self, log: TopicLog, queue: str, limit: int, below: dict[int, int], filters: Filters) -> Page:
+        ranges = await self._ranges(log, queue, below, filters)
+        scan = Scan(ranges, limit, filters, MAX_SCANNED)
+        clock = asyncio.get_running_loop()
+        give_up = clock.time() + SCAN_TIMEOUT_S
+        while (windows := scan.wanted()) and clock.time() < give_up:
+            read = await log.read({TopicPartition(queue, number): window for number, window in windows.items()})
+            for partition, records in read.items():
+                scan.feed(partition.partition, windows[partition.partition], map(decode_dead_letter, records))
+            scan.merge()
+        rest = scan.below()
+        return Page(tuple(scan.found), None if rest is None else encode_cursor(queue, rest), scan.scanned)
+
+    async def _ranges(self, log: TopicLog, queue: str, below: dict[int, int], filters: Filters) -> dict[int, Window]:
+        """What may be looked at: what Kafka holds, below the cursor, within the times asked for (by Kafka's time index)."""
+        bounds = await log.bounds(await log.partitions(queue))
+        after, before = filters.failed_after_ms, filters.failed_before_ms
+        first = {} if after is None else await log.offsets_at(bounds, after)
+        last = {} if before is None else await log.offsets_at(bounds, before)
+        ranges = {}
+        for partition, (begin, end) in bounds.items():
+            top = min(end, below.get(partition.partition, end), end if (at := last.get(partition)) is None else at)
+            bottom = begin
+            if after is not None:
+                bottom = end if (at := first.get(partition)) is None else max(begin, at)
+            ranges[partition.partition] = Window(min(bottom, max(top, begin)), max(top, begin))
+        return ranges
+
+    async def _one(self, log: TopicLog, partition: TopicPartition, offset: int) -> DeadLetterRecord | None:
+        if partition not in await log.partitions(partition.topic):
+            return None
+        begin, end = (await log.bounds([partition]))[partition]
+        if not begin <= offset < end:
+            return None
+        records = (await log.read({partition: Window(offset, offset + 1)}))[partition]
+        return decode_dead_letter(records[0]) if records else None
+
+    # -- the consumer -----------------------------------------------------------------------------
+
+    def _check(self, queue: str) -> None:
+        if queue not in self._queues:
+            raise UnknownQueue(queue)
+
+    async def _bounded(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
+        try:
+            async with asyncio.timeout(self._timeout_s), self._lock:
+                return await self._attempt(work)
+        except TimeoutError:
+            raise DeadLettersUnavailable(f"Kafka did not answer within {self._timeout_s:g} s") from None
+
+    async def _attempt(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
+        try:
+            if self._log is None:
+                self._log = await TopicLog.open(self._settings)
+            return await work(self._log)
+        except (KafkaError, KafkaConnectError, OSError) as exc:
+            await self._drop()
+            raise DeadLettersUnavailable(str(exc)) from exc
+        except asyncio.CancelledError:
+            await self._drop()  # timed out, or the caller left: a half-done read must not meet the next one
+            raise
+
+    async def _drop(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            await log.close()

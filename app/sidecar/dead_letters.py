@@ -1,0 +1,91 @@
+"""Dead letters over HTTP, read-only: queues, pages of records, one record with everything it holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime
+
+from app.dead_letters.api import DeadLetters, DeadLettersUnavailable, Filters, InvalidQuery, UnknownQueue
+from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
+from app.sidecar.problems import Problem
+
+DEFAULT_LIMIT, MAX_LIMIT = 50, 500
+Text = Annotated[str | None, Query(max_length=1024)]
+
+
+def filters(
+    stage: Text = None,
+    reason: Text = None,
+    disposition: Text = None,
+    fingerprint: Text = None,
+    exception_class: Annotated[str | None, Query(alias="class", max_length=1024)] = None,
+    version: Text = None,
+    key: Text = None,
+    failed_after: AwareDatetime | None = None,
+    failed_before: AwareDatetime | None = None,
+) -> Filters:
+    """The query parameters that narrow a list; each must match exactly."""
+    return Filters(
+        stage=stage,
+        reason=reason,
+        disposition=disposition,
+        fingerprint=fingerprint,
+        exception_class=exception_class,
+        app_version=version,
+        key=None if key is None else key.encode(),
+        failed_after_ms=_epoch_ms(failed_after),
+        failed_before_ms=_epoch_ms(failed_before),
+    )
+
+
+def dead_letters_router(reader: DeadLetters, default_queue: str) -> APIRouter:
+    """``/dlq/queues`` and ``/dlq/records``, straight from Kafka."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"])
+
+    @router.get("/queues")
+    async def queues() -> QueuesView:
+        """Every dead letter queue of this application."""
+        with _problems():
+            return QueuesView(queues=[queue_view(queue) for queue in await reader.queues()])
+
+    @router.get("/records")
+    async def records(
+        narrowed: Annotated[Filters, Depends(filters)],
+        queue: Text = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
+        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+    ) -> PageView:
+        """Newest first, without values. Go on with `next_cursor` until it is null."""
+        with _problems():
+            return page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
+
+    @router.get("/records/{record_id}")
+    async def record(record_id: str) -> RecordView:
+        """One record by `topic:partition:offset`: original bytes, all headers, decoded where possible."""
+        with _problems():
+            found = await reader.record(record_id)
+        if found is None:
+            raise Problem(404, "unknown-record", f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+        return record_view(found)
+
+    return router
+
+
+@contextmanager
+def _problems() -> Iterator[None]:
+    try:
+        yield
+    except UnknownQueue as exc:
+        raise Problem(404, "unknown-queue", str(exc)) from exc
+    except InvalidQuery as exc:
+        raise Problem(422, "invalid-request", str(exc)) from exc
+    except DeadLettersUnavailable as exc:
+        raise Problem(503, "dead-letters-unavailable", str(exc), headers={"retry-after": "5"}) from exc
+
+
+def _epoch_ms(moment: AwareDatetime | None) -> int | None:
+    return None if moment is None else int(moment.timestamp() * 1000)

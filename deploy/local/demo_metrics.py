@@ -1,0 +1,140 @@
+"""What the demo shows, computed from what workers say on /metrics and /api/v1/ledger. Pure: text in, numbers out."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from prometheus_client.parser import text_string_to_metric_families
+
+LATENCY = "veltrix_event_latency_seconds_bucket"
+VISIBLE = "visible"
+"""Stage of the latency histogram: from the record's intended send time to its output being acknowledged."""
+
+Buckets = Mapping[float, float]
+"""Upper bound in seconds (inf last) to cumulative count."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One scrape of one worker. Counters count since that worker started."""
+
+    phase: str = "unreachable"
+    partitions: tuple[int, ...] = ()
+    lag: int = 0
+    state_keys: int = 0
+    is_redis_up: bool = False
+    consumed: int = 0
+    dead_letters: Mapping[str, int] = field(default_factory=dict)
+    latency: Buckets = field(default_factory=dict)
+
+
+def read_metrics(text: str) -> Reading:
+    """Parse a worker's /metrics; a metric that is not there counts as 0."""
+    dead_letters: Counter[str] = Counter()
+    latency: dict[float, float] = {}
+    totals: Counter[str] = Counter()
+    partitions: set[int] = set()
+    phase = "starting"
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            totals[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
+            match sample.name:
+                case "veltrix_dead_letters_total":
+                    dead_letters[sample.labels["reason"]] += int(sample.value)
+                case "veltrix_event_latency_seconds_bucket" if sample.labels["stage"] == VISIBLE:
+                    latency[float(sample.labels["le"])] = sample.value
+                case "veltrix_queued_records":
+                    partitions.add(int(sample.labels["partition"]))
+                case "veltrix_phase" if sample.value == 1:
+                    phase = sample.labels["phase"]
+    return Reading(
+        phase=phase,
+        partitions=tuple(sorted(partitions)),
+        lag=totals["veltrix_consumer_lag"],
+        state_keys=totals["veltrix_state_keys"],
+        is_redis_up=totals["veltrix_redis_up"] > 0,
+        consumed=totals["veltrix_events_consumed_total"],
+        dead_letters=dead_letters,
+        latency=latency,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Outcomes since the demo began; ``residue`` is what has none, and is 0."""
+
+    consumed: int = 0
+    emitted: int = 0
+    duplicates: int = 0
+    dead_lettered: int = 0
+    residue: int = 0
+
+
+class LedgerBook:
+    """The group's ledger, lane by lane.
+
+    A lane's counts only grow and move with it from worker to worker, so the largest ones seen are the newest:
+    a lane that two workers name, or for a moment none, is counted once all the same.
+    """
+
+    def __init__(self) -> None:
+        self._lanes: dict[tuple[str, int], Mapping[str, Any]] = {}
+
+    def update(self, lanes: Iterable[Mapping[str, Any]]) -> None:
+        """Take the ``lanes`` of one worker's /api/v1/ledger."""
+        for lane in lanes:
+            key = (lane["agent"], lane["partition"])
+            known = self._lanes.get(key)
+            if known is None or lane["consumed"] >= known["consumed"]:
+                self._lanes[key] = lane
+
+    def counts(self) -> Counts:
+        """Sum over all lanes."""
+        return Counts(*(sum(lane[name] for lane in self._lanes.values()) for name in Counts.__slots__))
+
+
+def merged(histograms: Iterable[Buckets]) -> Buckets:
+    """Sum of cumulative histograms with the same bounds."""
+    total: Counter[float] = Counter()
+    for buckets in histograms:
+        total.update(buckets)
+    return dict(sorted(total.items()))
+
+
+def since(newer: Buckets, older: Buckets) -> Buckets:
+    """What was counted between two scrapes."""
+    return {bound: max(0.0, count - older.get(bound, 0.0)) for bound, count in newer.items()}
+
+
+def quantile_ms(buckets: Buckets, q: float) -> float | None:
+    """The quantile in milliseconds, linear within its bucket; None when nothing was counted.
+
+    Above the last finite bound that bound is the answer: the histogram knows no more.
+    """
+    bounds = sorted(buckets)
+    total = buckets[bounds[-1]] if bounds else 0
+    if total <= 0:
+        return None
+    rank, below, lower = q * total, 0.0, 0.0
+    for bound in bounds:
+        count = buckets[bound]
+        if count >= rank and count > below:
+            upper = lower if math.isinf(bound) else bound
+            return round((lower + (upper - lower) * (rank - below) / (count - below)) * 1000, 2)
+        below, lower = count, bound
+    return None
+
+
+def ranges(partitions: Sequence[int]) -> str:
+    """``0-3, 7`` for (0, 1, 2, 3, 7)."""
+    runs: list[list[int]] = []
+    for number in sorted(partitions):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

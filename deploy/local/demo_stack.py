@@ -1,0 +1,118 @@
+"""What the demo runs on: Kafka, Redis and one worker, as processes of this machine."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from deploy.local.demo_state import WorkerRef
+from deploy.local.demo_traffic import apply_topics
+from deploy.local.kafka import LocalKafka
+from deploy.local.ports import free_ports, is_free
+from deploy.local.process import ProcessError
+from deploy.local.redis import LocalRedis
+from deploy.local.worker_process import WorkerProcess
+
+KAFKA_PORT, REDIS_PORT, SIDECAR_PORT = 9092, 6379, 8080
+READY_TIMEOUT_S = 90.0
+
+Say = Callable[[str], None]
+
+
+class Stack(Protocol):
+    """Everything but the traffic. ``start`` says each step; ``close`` may be called at any time, more than once."""
+
+    def start(self, say: Say) -> None: ...
+
+    def env(self) -> Mapping[str, str]:
+        """``VELTRIX_*`` variables of tools on this machine."""
+        ...
+
+    def worker(self) -> WorkerRef: ...
+
+    def check(self) -> None:
+        """Raise ProcessError when a part has ended by itself."""
+        ...
+
+    def stop_worker(self) -> None:
+        """The clean stop; ProcessError when it was none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class NativeStack:
+    """Fresh data at every start; the logs stay under ``folder`` afterwards.
+
+    Args:
+        folder: emptied when it is used.
+        is_cancelled: asked while a slow step waits.
+    """
+
+    def __init__(self, folder: Path, is_cancelled: Callable[[], bool]) -> None:
+        self._folder = folder
+        self._is_cancelled = is_cancelled
+        self._kafka = LocalKafka(folder / "kafka", _port(KAFKA_PORT))
+        self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
+        self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
+
+    def env(self) -> Mapping[str, str]:
+        return {"VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap, "VELTRIX_REDIS_URL": self._redis.url}
+
+    def worker(self) -> WorkerRef:
+        return WorkerRef(self._worker.name, self._worker.port, self._worker.pid)
+
+    def start(self, say: Say) -> None:
+        """Start all parts in order; returns early when cancelled.
+
+        Raises:
+            ProcessError, KafkaError, JavaError, RedisNotInstalledError: a part did not come up.
+        """
+        _empty(self._folder)
+        steps: list[tuple[str, Callable[[], None]]] = [
+            (f"Kafka on {self._kafka.bootstrap}", self._kafka.start),
+            (f"Redis on {self._redis.url}", self._redis.start),
+            ("topics applied", lambda: apply_topics(self._folder, self.env())),
+            ("worker ready", self._start_worker),
+        ]
+        for what, step in steps:
+            if self._is_cancelled():
+                return
+            began = time.monotonic()
+            step()
+            say(f"{what} ({time.monotonic() - began:.1f} s)")
+
+    def check(self) -> None:
+        for name, part in (("Kafka", self._kafka), ("Redis", self._redis), (self._worker.name, self._worker)):
+            if not part.is_running():
+                status = self._worker.exit_status() if part is self._worker else None
+                raise ProcessError(name, "ended by itself", part.log, status)
+
+    def stop_worker(self) -> None:
+        if (status := self._worker.terminate()) != 0:
+            raise ProcessError(self._worker.name, "did not stop cleanly", self._worker.log, status)
+
+    def close(self) -> None:
+        self._worker.kill9()
+        self._redis.stop()
+        self._kafka.stop()
+
+    def _start_worker(self) -> None:
+        self._worker.start()
+        self._worker.wait_ready(READY_TIMEOUT_S, self._is_cancelled)
+
+
+def _port(wanted: int) -> int:
+    """The port that the tools look at by default, so that they work without a setting; else any."""
+    return wanted if is_free(wanted) else free_ports(1)[0]
+
+
+def _empty(folder: Path) -> None:
+    """Old offsets beside a new Kafka would be nonsense."""
+    for part in ("kafka", "redis", "worker", "workers"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    for log in ("generate.json", "generate.log", "topics.log"):
+        (folder / log).unlink(missing_ok=True)
