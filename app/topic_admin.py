@@ -252,7 +252,7 @@ class KafkaTopicAdmin:
     async def _wait_visible(self, names: Sequence[str]) -> None:
         try:
             async with asyncio.timeout(VISIBLE_TIMEOUT_S):
-                while not await self._all_led(names):
+                while not await self._all_led(names):  # noqa: ASYNC110  the broker has no call to wait on
                     await asyncio.sleep(0.1)
         except TimeoutError:
             raise TopicAdminError(f"{', '.join(names)}: created, but without leaders after {VISIBLE_TIMEOUT_S:.0f} s") from None

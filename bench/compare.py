@@ -82,14 +82,14 @@ def table(rows: Sequence[Row]) -> Table:
     """The comparison as a terminal table."""
     view = Table(title="against the last saved run", title_justify="left")
     for name in ("case", "subject", "number"):
-        view.add_column(name)
-    for name in ("now", "last", "change", "x hand", "last x hand"):
-        view.add_column(name, justify="right")
+        view.add_column(name, no_wrap=True)
+    for name in ("now", "last", "change", "x hand", "was"):
+        view.add_column(name, justify="right", no_wrap=True)
     previous = ""
     for row in rows:
         style = COLOURS[row.verdict]
         change = "" if row.change is None else f"{row.change:+.0%}"
-        shown = [row.case if row.case != previous else "", row.subject, row.metric, f"{row.now:,.5g}", _text(row.last)]
+        shown = [row.case if row.case != previous else "", row.subject, row.metric, _text(row.now), _text(row.last)]
         view.add_row(*shown, change, _text(row.ratio), _text(row.last_ratio), style=style)
         previous = row.case
     return view
@@ -98,10 +98,10 @@ def table(rows: Sequence[Row]) -> Table:
 def goal_table(results: Sequence[CaseResult]) -> Table:
     """All goals, and whether they are met."""
     view = Table(title="goals", title_justify="left")
-    for name in ("case", "goal"):
-        view.add_column(name)
-    view.add_column("measured", justify="right")
-    view.add_column("")
+    view.add_column("case", no_wrap=True)
+    view.add_column("goal")
+    view.add_column("measured", justify="right", no_wrap=True)
+    view.add_column("", no_wrap=True)
     for result in results:
         for goal in result.goals:
             view.add_row(result.case, goal.text, _text(goal.measured), _mark(goal))
@@ -113,4 +113,6 @@ def _mark(goal: Goal) -> str:
 
 
 def _text(value: float | None) -> str:
-    return "" if value is None else f"{value:,.5g}"
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"

@@ -17,6 +17,7 @@ from bench.services import HandLoop, Services, Setup, Subject, Worker
 
 #: Event times lie in the past of the records, well within the 7 days that are accepted.
 EVENT_AGE_MS = 3_600_000
+WARM_RECORDS = 200_000
 Say = Callable[[str], None]
 
 
@@ -47,6 +48,8 @@ class Run:
     sizes: Sizes
     subjects: Sequence[str]
     say: Say
+    #: Stopped subjects by name and partitions whose topics still hold a complete drain: what recovery restores.
+    drained: dict[tuple[str, int], Subject] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _expected: dict[int, Expected] = field(default_factory=dict)
     _loaded: tuple[int, int] | None = None
@@ -54,6 +57,15 @@ class Run:
     @property
     def kafka_bootstrap(self) -> str:
         return self.services.broker.bootstrap
+
+    def warm_broker(self) -> None:
+        """A fresh JVM interprets its code: give it work before anything is measured."""
+        topic = Topic("bench-warm", 4, "bench")
+        self.services.kafka.recreate([topic])
+        preload(self.kafka_bootstrap, topic.name, ((b"%d" % number, bytes(400)) for number in range(WARM_RECORDS)))
+        for _ in self.services.kafka.read_all(topic.name):
+            pass
+        self.services.kafka.delete([topic.name])
 
     def make(self, name: str, partitions: int, redis: bool, source: str = INTERACTIONS) -> Subject:
         """A subject of its own name, group, topics (made empty here) and data directory; Redis is emptied."""
@@ -78,6 +90,7 @@ class Run:
     def empty_source(self, partitions: int) -> None:
         """Make the source topic anew, without records."""
         self._loaded = None
+        self.drained.clear()
         self.services.kafka.recreate([self.source_topic(INTERACTIONS, partitions)])
 
     def source_topic(self, name: str, partitions: int) -> Topic:

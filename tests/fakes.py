@@ -1,10 +1,15 @@
-"""In-memory stand-ins for what the engine gives an agent. Values are stored encoded, as the real table does."""
+"""In-memory stand-ins for what the engine gives an agent (values are stored encoded, as the real table does) and for the producer."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.memory_records import MemoryRecords
 
 from app.engine.api import BoundView, Effects, LaneId, View
 
@@ -75,7 +80,7 @@ class FakeBatch(Generic[C]):
     records: Sequence[FakeRecord]
     context: C
     state: FakeState = field(default_factory=FakeState)
-    lane: LaneId = LaneId("process_interactions", 0)
+    lane: LaneId = field(default_factory=lambda: LaneId("process_interactions", 0))
     topic: str = "interactions"
 
     def effects(self) -> Effects:
@@ -85,3 +90,74 @@ class FakeBatch(Generic[C]):
 def as_batch(batch: FakeBatch[C]) -> Any:
     """The fake under the type of the engine's protocol (its attributes are invariant for the type checker)."""
     return batch
+
+
+class Produced(NamedTuple):
+    """One record as a consumer would read it."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[tuple[str, bytes], ...]
+
+
+def produced(batch: BatchBuilder) -> list[Produced]:
+    """The records of a RecordBatch, read back from its bytes; ends the batch."""
+    records = MemoryRecords(bytes(batch._build())).next_batch()
+    return [Produced(r.offset, r.timestamp, r.key, r.value, tuple(r.headers)) for r in records or ()]
+
+
+@dataclass(slots=True, eq=False)
+class Sent:
+    """One RecordBatch on its way; the test acknowledges or fails it."""
+
+    topic: str
+    partition: int
+    records: list[Produced]
+    answer: asyncio.Future[int]
+    delivery: FakeDelivery
+
+    def ack(self) -> None:
+        """The broker has it: it is in the log from now on."""
+        log = self.delivery.logs[self.topic, self.partition]
+        self.answer.set_result(len(log))
+        log.extend(self.records)
+
+    def fail(self, exc: BaseException) -> None:
+        """The broker refuses it."""
+        self.answer.set_exception(exc)
+
+
+class FakeDelivery:
+    """A ``Delivery`` whose acknowledgements the test releases by hand, in any order.
+
+    ``outputs`` and ``states`` hold what was sent, oldest first; ``logs`` what was acknowledged, by topic and
+    partition. ``open`` is cleared to make ``publish`` wait, as for a partition whose previous batch is still queued.
+    """
+
+    def __init__(self, acknowledge: bool = False) -> None:
+        self.acknowledge = acknowledge
+        self.open = asyncio.Event()
+        self.open.set()
+        self.outputs: list[Sent] = []
+        self.states: list[Sent] = []
+        self.logs: defaultdict[tuple[str, int], list[Produced]] = defaultdict(list)
+
+    def unanswered(self) -> list[Sent]:
+        """Everything sent that is neither acknowledged nor failed."""
+        return [sent for sent in (*self.outputs, *self.states) if not sent.answer.done()]
+
+    async def publish(self, partition: int, batches: Mapping[str, list[BatchBuilder]]) -> list[asyncio.Future[Any]]:
+        await self.open.wait()
+        return [self._send(self.outputs, topic, partition, batch).answer for topic, parts in batches.items() for batch in parts]
+
+    async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
+        return await self._send(self.states, topic, partition, batch).answer
+
+    def _send(self, sent: list[Sent], topic: str, partition: int, batch: BatchBuilder) -> Sent:
+        one = Sent(topic, partition, produced(batch), asyncio.get_running_loop().create_future(), self)
+        sent.append(one)
+        if self.acknowledge:
+            one.ack()
+        return one

@@ -62,7 +62,7 @@ def check_open_files(settings: Settings) -> Check:
     """RocksDB may hold ``rocksdb_max_open_files`` per partition, when this worker has all partitions."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     need = settings.partitions * settings.rocksdb_max_open_files + OTHER_FILES
-    if soft in (resource.RLIM_INFINITY,) or soft >= need:
+    if soft == resource.RLIM_INFINITY or soft >= need:
         return ok("open files", f"limit {soft}, at most {need} needed")
     advice = f"`ulimit -n {need}` before the start (hard limit {hard}), or lower VELTRIX_ROCKSDB_MAX_OPEN_FILES"
     return warn("open files", f"limit {soft}, up to {need} needed if this worker gets all {settings.partitions} partitions", advice)

@@ -65,6 +65,8 @@ def run_drain(run: Run, case: Drain) -> CaseResult:
         outcomes[name] = read_outcome(run.services.kafka, subject.output, subject.dead_letters)
         numbers[name]["changelog_records"] = run.services.kafka.count(subject.changelog)
         failures += defects(name, outcomes[name], expected)
+        if not case.redis:
+            run.drained[name, case.partitions] = subject
     parameters = {"events": events, "partitions": case.partitions, "redis": case.redis, "bytes_per_event": expected.value_bytes // events}
     return CaseResult(
         case=case.name,

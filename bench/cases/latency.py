@@ -19,14 +19,13 @@ import msgspec
 
 from app.topics import INTERACTIONS
 from bench import reader
-from bench.cases.drain import ratios
 from bench.events import Click, clean_clicks, only_partition, templates, write_events
 from bench.handloop import SOURCE as HAND_SOURCE
 from bench.histogram import Percentiles, encode, histogram_of, merge, summarise
 from bench.load import SLOT, SendPlan, SendReport
 from bench.procfs import cpu_seconds
 from bench.reader import ReadOrder, ReadReport
-from bench.result import CaseResult, Goal, Numbers, at_most
+from bench.result import CaseResult, Goal, Numbers, at_most, ratios
 from bench.run import EVENT_AGE_MS, Run, now_ms, running
 from bench.schedule import NANOSECOND, Share, Slice, interleave, plan_seconds
 from bench.services import ROOT, Subject

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from deploy.local.process import Command, ManagedProcess, ProcessError
+from deploy.local.process import Command, ManagedProcess
 from deploy.local.worker_process import ROOT, clean_environment
 
 TOPICS_TIMEOUT_S = 60.0
@@ -50,10 +50,7 @@ class Traffic:
             ProcessError: it failed, or did not end in time.
         """
         self._process.signal(signal.SIGTERM)
-        status = self._process.wait(FLUSH_TIMEOUT_S)
-        if status != 0:
-            self._process.kill()
-            raise ProcessError("veltrix generate", "failed" if status is not None else "did not end", self._process.command.log, status)
+        self._process.require_success(FLUSH_TIMEOUT_S)
         lines = self._result.read_text(encoding="utf-8").splitlines()
         result = json.loads(lines[-1])
         return Sent(int(result["sent"]), float(result["seconds"]))
@@ -70,12 +67,11 @@ def apply_topics(folder: Path, env: Mapping[str, str]) -> None:
         ProcessError: some could not be made; holds what the command said.
     """
     argv = [*veltrix(), "topics", "apply"]
-    process = ManagedProcess(Command("veltrix topics apply", argv, folder / "topics.log", cwd=ROOT, env=clean_environment() | dict(env)))
+    process = ManagedProcess(
+        Command("veltrix topics apply", argv, folder / "topics.log", cwd=ROOT, env=clean_environment() | dict(env))
+    )
     process.start()
-    status = process.wait(TOPICS_TIMEOUT_S)
-    if status != 0:
-        process.kill()
-        raise ProcessError("veltrix topics apply", "failed" if status is not None else "did not end", process.command.log, status)
+    process.require_success(TOPICS_TIMEOUT_S)
 
 
 def veltrix() -> list[str]:

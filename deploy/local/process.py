@@ -116,6 +116,22 @@ class ManagedProcess:
         except subprocess.TimeoutExpired:
             return None
 
+    def require_success(self, timeout_s: float, is_cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Wait for a tool to end well; it is killed when that takes too long, or when ``is_cancelled``.
+
+        Raises:
+            ProcessError: it failed or did not end in time.
+        """
+        deadline = time.monotonic() + timeout_s
+        while (status := self.wait(POLL_S)) is None and time.monotonic() < deadline:
+            if is_cancelled():
+                self.kill()
+                return
+        if status != 0:
+            self.kill()
+            what = f"did not end within {timeout_s:g} s" if status is None else "failed"
+            raise ProcessError(self.command.name, what, self.command.log, status)
+
     def stop(self, timeout_s: float = 20.0) -> int | None:
         """SIGTERM, then SIGKILL for its whole group after ``timeout_s``. Exit status, None if it never ran."""
         if self.is_running():

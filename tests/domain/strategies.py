@@ -11,8 +11,8 @@ from app.domain.events import Event, Product, Properties
 
 LIMITS = Limits(max_event_bytes=32 * 1024, max_id_chars=512, max_age_ms=7 * 86_400_000, max_ahead_ms=300_000, partitions=10)
 
-#: Text that JSON can carry: no lone surrogates.
-texts = st.text(st.characters(exclude_categories=("Cs",)), max_size=20)
+#: Text that JSON can carry: hypothesis leaves lone surrogates out by default.
+texts = st.text(max_size=20)
 optional_texts = st.none() | texts
 product_ids = st.none() | texts | st.integers(-(2**63), 2**63 - 1)
 
@@ -24,7 +24,9 @@ json_values: st.SearchStrategy[Any] = st.recursive(
 json_objects = st.dictionaries(st.sampled_from(["veltrix", "type", "a b", "é"]) | texts, json_values, max_size=6)
 
 properties = st.builds(
-    Properties, product_id=product_ids, products=st.none() | st.lists(st.builds(Product, product_id=product_ids), max_size=3).map(tuple)
+    Properties,
+    product_id=product_ids,
+    products=st.none() | st.lists(st.builds(Product, product_id=product_ids), max_size=3).map(tuple),
 )
 events = st.builds(
     Event,

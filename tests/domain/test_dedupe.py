@@ -9,7 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.closed_ids import ClosedIds, ClosedIdsCache, MissingChunkError
-from app.domain.dedupe import CHUNK_IDS, Chunk, DedupePolicy, Recent, chunk_key, close_head, digest_of, expire_first, in_ids, is_expired
+from app.domain.dedupe import (
+    CHUNK_IDS,
+    Chunk,
+    DedupePolicy,
+    Recent,
+    chunk_key,
+    close_head,
+    digest_of,
+    expire_first,
+    in_ids,
+    is_expired,
+)
 
 
 def chunk(number: int, newest_ms: int = 0) -> Chunk:
@@ -138,7 +149,7 @@ def test_the_cache_forgets_the_least_recently_used_beyond_its_bound() -> None:
     for chain in (1, 2, 3):
         cache.give_back(Recent(b"", 0, 1, chain), ClosedIds([chunk(chain)]))
     assert (len(cache), cache.ids) == (2, 32)
-    assert cache.take({"u": Recent(b"", 0, 1, 3)}, dict)["u"].chunks == [chunk(3)]
+    assert cache.take({"u": Recent(b"", 0, 1, 3)}, lambda keys: {})["u"].chunks == [chunk(3)]
     with pytest.raises(MissingChunkError) as caught:
         cache.take({"u": Recent(b"", 0, 1, 1)}, lambda keys: {})
     assert caught.value.key == "u/0"

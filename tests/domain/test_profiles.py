@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from app.domain.clickstream import NAMES, TRACK_CODES, TYPE_CODES
 from app.domain.dedupe import Recent
 from app.domain.events import Event, Interaction
-from app.domain.profiles import LAST_ITEMS, MAX_CUSTOM_NAMES, MAX_NAME_CHARS, UnreadableProfileError, UserProfile, apply, decode_profile, to_json
+from app.domain.profiles import (
+    LAST_ITEMS,
+    MAX_CUSTOM_NAMES,
+    MAX_NAME_CHARS,
+    UnreadableProfileError,
+    UserProfile,
+    apply,
+    decode_profile,
+    to_json,
+)
 
 encode = msgspec.msgpack.Encoder().encode
 

@@ -36,10 +36,16 @@ def test_iso_8601_becomes_utc_epoch_milliseconds(text: str, expected: int) -> No
 def test_the_offset_never_changes_the_moment(naive: datetime, offset_minutes: int) -> None:
     moment = naive.replace(microsecond=naive.microsecond // 1000 * 1000, tzinfo=UTC)
     elsewhere = moment.astimezone(timezone(timedelta(minutes=offset_minutes)))
-    assert epoch_ms(elsewhere.isoformat(), "x") == epoch_ms(moment.isoformat(), "x") == (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    assert (
+        epoch_ms(elsewhere.isoformat(), "x")
+        == epoch_ms(moment.isoformat(), "x")
+        == (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+    )
 
 
-@pytest.mark.parametrize("text", ["", "yesterday", "1767608553123", "2026-13-01T00:00:00Z", "2026-01-05T10:22:33.123Z ", "2026-02-30"])
+@pytest.mark.parametrize(
+    "text", ["", "yesterday", "1767608553123", "2026-13-01T00:00:00Z", "2026-01-05T10:22:33.123Z ", "2026-02-30"]
+)
 def test_other_texts_are_refused_by_the_name_of_their_field(text: str) -> None:
     with pytest.raises(BadTimestamp) as caught:
         epoch_ms(text, "sentAt")

@@ -42,7 +42,9 @@ def refused(source: FakeRecord) -> Reason:
 
 
 def test_a_good_event_passes_with_key_digest_time_and_items() -> None:
-    interaction = accepted(record({"properties": {"product_id": 7, "products": [{"product_id": "a"}, {"sku": "b"}, {"product_id": ""}]}}))
+    interaction = accepted(
+        record({"properties": {"product_id": 7, "products": [{"product_id": "a"}, {"sku": "b"}, {"product_id": ""}]}})
+    )
     assert interaction.user_key == "u:u-1"
     assert interaction.digest == digest_of("m-1")
     assert interaction.time_ms == 1_767_608_553_000

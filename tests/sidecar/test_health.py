@@ -123,7 +123,13 @@ async def test_a_recovering_worker_says_what_it_waits_for_and_how_far_it_is(side
     assert body["detail"] == "Waiting for 3 tables, the producer."
     assert body["phase"] == "recovering"
     assert body["waiting_for"] == ["3 tables", "the producer"]
-    assert body["recovery"] == {"active": True, "restored": 1000, "remaining": 9000, "records_per_second": 150_000.0, "seconds": 0.5}
+    assert body["recovery"] == {
+        "active": True,
+        "restored": 1000,
+        "remaining": 9000,
+        "records_per_second": 150_000.0,
+        "seconds": 0.5,
+    }
     assert answer.headers["retry-after"] == "1"
 
 

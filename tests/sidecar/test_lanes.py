@@ -77,4 +77,6 @@ async def test_what_is_unknown_is_null(sidecar: Sidecar) -> None:
 
     (row,) = (await sidecar.get("/api/v1/lanes")).json()["lanes"]
 
-    assert [row[name] for name in ("lag", "end_offset", "committed_offset", "changelog_offset", "seconds_since_commit")] == [None] * 5
+    assert [row[name] for name in ("lag", "end_offset", "committed_offset", "changelog_offset", "seconds_since_commit")] == [
+        None
+    ] * 5

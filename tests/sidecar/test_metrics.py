@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from tests.sidecar.conftest import Sidecar
 
+NewSidecars = Callable[..., Sidecar]
 PROMETHEUS_ACCEPT = (
     "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,application/openmetrics-text;version=0.0.1;q=0.4,"
     "text/plain;version=1.0.0;escaping=allow-utf-8;q=0.3,text/plain;version=0.0.4;q=0.2,*/*;q=0.1"
@@ -38,7 +41,8 @@ async def test_what_prometheus_itself_asks_for_gets_openmetrics(sidecar: Sidecar
     assert "# EOF" in answer.text
 
 
-async def test_requests_are_counted_by_route_and_not_by_path(sidecar: Sidecar) -> None:
+async def test_requests_are_counted_by_route_and_not_by_path(new_sidecars: NewSidecars) -> None:
+    sidecar = new_sidecars()
     for number in range(5):
         await sidecar.get(f"/api/v1/dlq/records/dlq.veltrix.interactions:0:{number}")
         await sidecar.get(f"/made/up/{number}")
@@ -54,15 +58,17 @@ async def test_requests_are_counted_by_route_and_not_by_path(sidecar: Sidecar) -
     assert counts == {"/api/v1/dlq/records/{record_id}": 5, "none": 5}
 
 
-async def test_probes_and_scrapes_are_not_counted(sidecar: Sidecar) -> None:
+async def test_probes_and_scrapes_are_not_counted(new_sidecars: NewSidecars) -> None:
+    sidecar = new_sidecars()
     for path in ("/livez", "/readyz", "/health/live", "/health/ready", "/metrics"):
         await sidecar.get(path)
 
     assert "http_requests_total{" not in (await sidecar.get("/metrics")).text
 
 
-async def test_two_sidecars_in_one_process_do_not_share_metrics(sidecar: Sidecar, other_sidecar: Sidecar) -> None:
-    await sidecar.get("/")
+async def test_two_sidecars_in_one_process_do_not_share_metrics(new_sidecars: NewSidecars) -> None:
+    one, other = new_sidecars(), new_sidecars()
+    await one.get("/")
 
-    assert "http_requests_total{" in (await sidecar.get("/metrics")).text
-    assert "http_requests_total{" not in (await other_sidecar.get("/metrics")).text
+    assert "http_requests_total{" in (await one.get("/metrics")).text
+    assert "http_requests_total{" not in (await other.get("/metrics")).text

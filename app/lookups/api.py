@@ -1,0 +1,97 @@
+"""What readers of hot lookups get, and how a lookup can fail.
+
+Redis is a copy for reading: never truth (that is the changelog, then RocksDB), never in the way of the stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, Self
+
+from app.engine.api import View
+
+Source = Literal["redis", "table"]
+Reason = Literal["redis_down", "not_covered", "not_configured"]
+
+
+class UnknownLookup(Exception):
+    """No view declares this lookup resource."""
+
+    def __init__(self, resource: str, known: list[str]) -> None:
+        super().__init__(f"no lookup {resource!r}; there are: {', '.join(known) or 'none'}")
+        self.resource = resource
+
+
+class InvalidLookupKey(Exception):
+    """The key is not ``u:<userId>`` or ``a:<anonymousId>``."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"lookup key {key!r}: give u:<userId> or a:<anonymousId>")
+        self.key = key
+
+
+class LookupUnavailable(Exception):
+    """Nobody here can say whether the key exists: try again later, or ask the worker that owns the partition.
+
+    ``redis_down``: Redis does not answer. ``not_covered``: Redis is being refilled. ``not_configured``: there is no
+    Redis. In all three cases the partition is not on this worker, or its table would have answered.
+    """
+
+    def __init__(self, reason: Reason, partition: int) -> None:
+        super().__init__(f"lookup unavailable ({reason}); partition {partition} is not on this worker")
+        self.reason: Reason = reason
+        self.partition = partition
+
+
+@dataclass(frozen=True, slots=True)
+class LookupView:
+    """One resource that is served: which agent's table, under which key prefix, and how a raw value becomes public."""
+
+    agent: str
+    resource: str
+    prefix: bytes
+    decode: Callable[[bytes], Any]
+
+    @classmethod
+    def of(cls, agent: str, view: View[Any], public: Callable[[Any], Any]) -> Self:
+        """The lookup that ``view`` declares; ``public`` turns its value into what the API shows."""
+        if view.lookup is None:
+            raise ValueError(f"view {view.name} declares no lookup")
+        decode = view.decode
+        return cls(agent, view.lookup, view.prefix, lambda raw: public(decode(raw)))
+
+
+@dataclass(frozen=True, slots=True)
+class LookupAnswer:
+    """One value and how fresh it is."""
+
+    resource: str
+    key: str
+    value: Any
+    """As ``LookupView.decode`` gives it"""
+    raw: bytes
+    """The state's own bytes"""
+    source: Source
+    partition: int
+    changelog_offset: int
+    """The value is the key's newest as of this changelog offset of its partition"""
+    source_offset: int
+    """Source offset that belongs to it; -1 when unknown (after a catch-up, or from the table)"""
+    covered_offset: int
+    """Everything up to this changelog offset is in the copy that answered"""
+    covered_at_ms: int | None
+    """When that was written to Redis (epoch ms); None from the table"""
+
+
+class LookupReader(Protocol):
+    """Reading hot lookups: what the sidecar needs."""
+
+    async def read(self, resource: str, key: str) -> LookupAnswer | None:
+        """The value of ``key`` (``u:42``), None when there is no such key.
+
+        Raises:
+            UnknownLookup, InvalidLookupKey: the question is wrong.
+            LookupUnavailable: it cannot be answered here and now.
+        """
+        ...

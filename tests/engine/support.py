@@ -1,0 +1,200 @@
+"""A lane with a real RocksDB, a producer that answers when told, and an agent that counts per key."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rocksdict import Cache
+
+from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
+from app.engine.compute import Computer
+from app.engine.lane import Lane, LaneLimits, LaneParts
+from app.engine.progress import Progress
+from app.engine.state import LaneState
+from app.engine.status import LaneTable, UnitReport
+from app.engine.store import PartitionStore, StoreOptions
+from tests.fakes import FakeDelivery, FakeRecord
+
+SOURCE, OUT, DLQ, CHANGELOG = "source", "out", "dlq", "app-count-changelog"
+LANE = LaneId("count", 0)
+#: Key to how often it was counted, as decimal digits.
+COUNTS: View[int] = View("counts", b"c", lambda count: b"%d" % count, int)
+
+
+def small_options() -> StoreOptions:
+    """A RocksDB that opens fast."""
+    return StoreOptions(1024**2, 32, Cache(1024**2))
+
+
+def event(offset: int, key: str = "u", value: bytes = b"emit", topic: str = SOURCE) -> FakeRecord:
+    """A source record; its value tells ``count`` what to do with it."""
+    return FakeRecord(value, key.encode(), offset, timestamp=1_700_000_000_000 + offset, topic=topic)
+
+
+def events(start: int, stop: int, key: str = "u", value: bytes = b"emit") -> list[FakeRecord]:
+    """Consecutive source records."""
+    return [event(offset, key, value) for offset in range(start, stop)]
+
+
+class PoisonPill(Exception):
+    """What ``count`` raises for the value ``boom``."""
+
+
+async def count(batch: Batch[Any]) -> Effects:
+    """Counts records per key. A record's value is its outcome: emit, dup, drop, dead, or boom (raises)."""
+    effects, counts = batch.effects(), batch.state.view(COUNTS)
+    known = counts.get_many((record.key or b"").decode() for record in batch.records)
+    for record in batch.records:
+        key = (record.key or b"").decode()
+        match record.value:
+            case b"emit":
+                known[key] = known.get(key, 0) + 1
+                counts.put(key, known[key])
+                effects.emit(record, Output(OUT, record.key, b"%d" % known[key]))
+            case b"dup":
+                effects.duplicate(record)
+            case b"drop":
+                effects.drop(record, "test")
+            case b"dead":
+                effects.dead_letter(record, Failure("validate", "bad"))
+            case _:
+                counts.put(key, 1_000_000)  # must leave no trace
+                raise PoisonPill(record.value)
+    return effects
+
+
+def dead_letter(record: Record, failure: Failure, failed_at_ms: int) -> Output:
+    """A dead letter with its reason as its only header."""
+    return Output(DLQ, record.key, record.value, (("reason", failure.reason.encode()),))
+
+
+@dataclass
+class FakeObserver:
+    """Keeps what it is told."""
+
+    units: list[UnitReport] = field(default_factory=list)
+    commits: list[bool] = field(default_factory=list)
+    restores: list[tuple[LaneId, int, int]] = field(default_factory=list)
+
+    def unit_done(self, report: UnitReport) -> None:
+        self.units.append(report)
+
+    def committed(self, seconds: float, ok: bool) -> None:
+        self.commits.append(ok)
+
+    def restored(self, lane: LaneId, records: int, size: int) -> None:
+        self.restores.append((lane, records, size))
+
+    def rebalanced(self, seconds: float, partitions: int) -> None: ...
+
+
+@dataclass
+class FakeListener:
+    """Keeps what it is told: (stamp, previous, last source offset) per unit."""
+
+    started: list[LaneTable] = field(default_factory=list)
+    units: list[tuple[int, int, int]] = field(default_factory=list)
+    stopped: list[LaneId] = field(default_factory=list)
+
+    def lane_started(self, table: LaneTable) -> None:
+        self.started.append(table)
+
+    def unit_durable(self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int) -> None:
+        self.units.append((stamp, previous, source_offset))
+
+    async def lane_stopped(self, lane: LaneId) -> None:
+        self.stopped.append(lane)
+
+
+@dataclass
+class FakeFatal:
+    """Keeps the reasons for which the process would have ended."""
+
+    reasons: list[str] = field(default_factory=list)
+
+    def __call__(self, reason: str, exc: BaseException | None) -> None:
+        self.reasons.append(reason)
+
+
+@dataclass
+class Rig:
+    """One lane and everything around it."""
+
+    store: PartitionStore
+    delivery: FakeDelivery
+    observer: FakeObserver
+    listener: FakeListener
+    fatal: FakeFatal
+    pauses: list[bool]
+    lane: Lane
+
+    def count(self, key: str = "u") -> int:
+        """The durable count of a key."""
+        return int(self.store.get(COUNTS.raw_key(key)) or 0)
+
+    @property
+    def durable(self) -> int:
+        """The next source offset to apply, durable; -1 when nothing ever was."""
+        return self.lane.progress.next_offset(SOURCE)
+
+    async def acknowledge_all(self) -> None:
+        """Acknowledge, oldest first, until nothing more is sent."""
+        await settle()
+        while unanswered := self.delivery.unanswered():
+            for sent in unanswered:
+                sent.ack()
+            await settle()
+
+    async def stop(self) -> None:
+        """End the tasks without ceremony, whatever they wait for."""
+        for task in self.lane._tasks:
+            task.cancel()
+        await asyncio.gather(*self.lane._tasks, return_exceptions=True)
+
+
+def lane_limits(**changes: Any) -> LaneLimits:
+    """Bounds that no test meets by chance."""
+    values: dict[str, Any] = {
+        "unit_max_records": 100,
+        "unit_max_bytes": 100_000,
+        "unit_depth": 3,
+        "high_water": 1000,
+        "low_water": 500,
+        "batch_bytes": 100_000,
+        "drain_timeout_s": 1.0,
+    }
+    return LaneLimits(**(values | changes))
+
+
+def new_rig(
+    store: PartitionStore, body: Body = count, delivery: FakeDelivery | None = None, hot: int = 1000, lane: LaneId = LANE, **limits: Any
+) -> Rig:
+    """A lane that is not started yet; positions are those of ``store``."""
+    bounds, pauses = lane_limits(**limits), list[bool]()
+    delivery, observer, listener, fatal = delivery or FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
+    state = LaneState(store, hot)
+    computer = Computer(lane, body, None, state, bounds.batch_bytes)
+    parts = LaneParts(computer, state, delivery, dead_letter, observer, listener, fatal, pauses.append)
+    progress = Progress(store.marker(), store.changelog_offset())
+    progress.committed[SOURCE] = -1
+    return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))
+
+
+def open_store(path: Path) -> PartitionStore:
+    """A store of its own."""
+    return PartitionStore(path / "count-0.db", small_options())
+
+
+async def settle(turns: int = 25) -> None:
+    """Let every task run until it waits for something that only the test can give."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+def offsets(records: Sequence[Record]) -> list[int]:
+    """Their offsets."""
+    return [record.offset for record in records]
