@@ -10,33 +10,52 @@ import asyncio
 import importlib
 import pkgutil
 import sys
+from collections.abc import Callable, Sequence
+from typing import Any, Final, cast
 
+import msgspec
 import structlog
 import uvloop
+from aiokafka import AIOKafkaProducer
 from mode.types import ServiceT
 from prometheus_client import CollectorRegistry
 
 import agents
 from agents.registry import registry
+from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
+from app.domain.profiles import to_json
+from app.engine.consumer import EngineProducer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce
 from app.engine.engine import Engine, EngineParts
 from app.engine.faust_app import EngineApp, assert_complete, new_faust_app
-from app.engine.guard import fatal
+from app.engine.guard import fatal, refuse
 from app.engine.introspect import RunningEngine
-from app.engine.worker import Background, BootChecks, worker_class
+from app.engine.status import DurableListener, NoListener
+from app.engine.worker import Background, BootChecks, Closing, worker_class
 from app.kafka_clients import KafkaConnectError
+from app.lookups.api import LookupView
+from app.lookups.reader import RedisLookupReader
+from app.lookups.writer import LookupWriter
 from app.settings import Settings, SettingsError, load_settings
+from app.sidecar.app import create_sidecar
+from app.sidecar.deps import SidecarDeps
+from app.sidecar.server import SidecarBindError
+from app.sidecar.service import SidecarService
 from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import BuildInfo, EngineMetrics
 from app.telemetry.logs import configure_logging, logging_config
+from app.telemetry.lookups import LookupMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from app.topic_admin import TopicAdminError, check_topics
 from app.topics import dead_letters_of
 
 log = structlog.get_logger(__name__)
+
+#: How a lookup resource shows its values; others are shown as they are stored.
+PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {"users": to_json}
 
 
 def declared_agents() -> tuple[AgentDeclaration, ...]:
@@ -51,51 +70,95 @@ def agent_files() -> set[str]:
     return {module.name for module in pkgutil.iter_modules(agents.__path__)} - {"registry"}
 
 
-class NoFollower:
-    """A durable listener for a worker without Redis."""
-
-    def lane_started(self, table: object) -> None: ...
-
-    def unit_durable(self, lane: object, writes: object, stamp: int, source_offset: int, previous: int) -> None: ...
-
-    async def lane_stopped(self, lane: object) -> None: ...
-
-
 def build(settings: Settings) -> EngineApp:
     """One worker, wired and not started."""
     declarations = declared_agents()
-    catalogue = Catalogue(CollectorRegistry())
-    metrics = PipelineMetrics(catalogue)
+    registry_of_metrics = CollectorRegistry()
+    catalogue = Catalogue(registry_of_metrics)
+    stream_app = new_faust_app(settings, logging_config(settings))
+    status = RunningEngine(stream_app)
+    views = lookup_views(declarations)
+    follower = LookupWriter(settings, views) if settings.redis_url else None
+    stream_app.engine = new_engine(settings, declarations, stream_app, PipelineMetrics(catalogue), follower or NoListener())
+    stream_app.fatal = fatal
+    stream_app.bind(declarations, settings.partitions)
+    assert_complete(stream_app, agent_files())
     loop_lag = LoopLagMonitor(catalogue)
+    EngineMetrics(catalogue, status)
+    BuildInfo(catalogue, settings.app_id, settings.app_version)
+    if follower is not None:
+        LookupMetrics(catalogue, follower)
 
     def services() -> list[ServiceT]:
+        lookups = RedisLookupReader(settings, status, views)
+        letters = DeadLetterReader(settings, [dead_letters_of(settings.app_id, agent.source) for agent in declarations])
+        deps = SidecarDeps(settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower))
         return [
             BootChecks(settings, lambda: boot_problems(settings, declarations)),
+            Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
+            Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
             Background(loop_lag.run),
         ]
 
-    stream_app = new_faust_app(settings, worker_class(services), logging_config(settings))
-    stream_app.fatal = fatal
-    stream_app.engine = Engine(
-        EngineParts(
-            settings=settings,
-            agents=declarations,
-            delivery=AtLeastOnce(lambda: stream_app.producer._ensure_producer()),  # type: ignore[attr-defined]
-            dead_letter=DeadLetterRecordEncoder(settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations}),
-            observer=metrics,
-            listener=NoFollower(),
-            fatal=fatal,
-        )
-    )
-    stream_app.bind(declarations, settings.partitions)
-    assert_complete(stream_app, agent_files())
-    status = RunningEngine(stream_app)
-    EngineMetrics(catalogue, status)
-    BuildInfo(catalogue, settings.app_id, settings.app_version)
+    stream_app.conf.Worker = cast("Any", worker_class(services))
     return stream_app
 
 
-async def boot_problems(settings: Settings, declarations: tuple[AgentDeclaration, ...]) -> list[str]:
+class Sidecar(SidecarService):
+    """The sidecar, refusing to start in one line when its port is taken."""
+
+    async def on_start(self) -> None:
+        """Bind and answer."""
+        try:
+            await super().on_start()
+        except SidecarBindError as exc:
+            refuse(str(exc))
+
+
+def new_engine(
+    settings: Settings,
+    declarations: Sequence[AgentDeclaration],
+    stream_app: EngineApp,
+    metrics: PipelineMetrics,
+    listener: DurableListener,
+) -> Engine:
+    """The engine with its real parts."""
+    return Engine(
+        EngineParts(
+            settings=settings,
+            agents=declarations,
+            delivery=AtLeastOnce(lambda: producer_of(stream_app)),
+            dead_letter=DeadLetterRecordEncoder(
+                settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations}
+            ),
+            observer=metrics,
+            listener=listener,
+            fatal=fatal,
+        )
+    )
+
+
+def lookup_views(declarations: Sequence[AgentDeclaration]) -> list[LookupView]:
+    """Every view that a table declares as a lookup."""
+    return [
+        LookupView.of(agent.name, view, PUBLIC.get(view.lookup, msgspec.to_builtins))
+        for agent in declarations
+        for view in agent.views
+        if view.lookup is not None
+    ]
+
+
+def producer_of(stream_app: EngineApp) -> AIOKafkaProducer:
+    """aiokafka's producer inside Faust's; there once the app has started."""
+    return cast("EngineProducer", stream_app.producer)._ensure_producer()
+
+
+def degraded(follower: LookupWriter | None) -> list[str]:
+    """What does not work although the worker is ready."""
+    return ["redis"] if follower is not None and "down" in follower.states().values() else []
+
+
+async def boot_problems(settings: Settings, declarations: Sequence[AgentDeclaration]) -> list[str]:
     """What keeps this worker from starting, each with its cure; differences that lose nothing are only logged."""
     try:
         problems = await check_topics(settings, [agent.name for agent in declarations])

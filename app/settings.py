@@ -123,12 +123,17 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> Settings:
         if self.lane_low_water >= self.lane_high_water:
             raise ValueError("lane_low_water must be below lane_high_water")
-        if self.dedupe_max_ids < self.dedupe_min_ids:
-            raise ValueError("dedupe_max_ids must not be below dedupe_min_ids")
+        needed = -(-self.dedupe_min_ids // 16) * 16 + 15
+        if self.dedupe_max_ids < needed:
+            raise ValueError(f"dedupe_max_ids must be at least {needed} for this dedupe_min_ids (ids are kept in chunks of 16)")
         if self.kafka_security_protocol == "SASL_PLAINTEXT" and not self.kafka_allow_sasl_plaintext:
-            raise ValueError("SASL_PLAINTEXT sends the password in clear: use SASL_SSL, or VELTRIX_KAFKA_ALLOW_SASL_PLAINTEXT=true in a test")
+            raise ValueError(
+                "SASL_PLAINTEXT sends the password in clear: use SASL_SSL, or VELTRIX_KAFKA_ALLOW_SASL_PLAINTEXT=true in a test"
+            )
         if self.sidecar_host not in LOOPBACK and not self.sidecar_allow_remote:
-            raise ValueError(f"sidecar_host {self.sidecar_host} is not loopback and the sidecar has no login: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod")
+            raise ValueError(
+                f"sidecar_host {self.sidecar_host} is not loopback and the sidecar has no login: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod"
+            )
         return self
 
 

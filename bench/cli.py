@@ -48,7 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # Progress and tables go to stderr, so that stdout is the results and nothing else.
     console, host = Console(stderr=True, width=None if sys.stderr.isatty() else LOG_WIDTH), describe_host()
-    console.print(f"{host.cpu}, {host.cores} cores, load {host.load}, Kafka {host.versions['kafka']}, Python {host.versions['python']}")
+    console.print(
+        f"{host.cpu}, {host.cores} cores, load {host.load}, Kafka {host.versions['kafka']}, Python {host.versions['python']}"
+    )
     if host.load > host.cores / 2:
         console.print("[yellow]This machine is busy: read ratios, not absolute numbers.[/]")
     chosen = [name for name in CASES if _is_chosen(name, options)]
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run.warm_broker()
         for name in chosen:
             results.append(_measure(run, name, host))
-            print(to_line(results[-1]), flush=True)  # noqa: T201  the result is this line
+            print(to_line(results[-1]), flush=True)
     _show(console, results)
     if options.save:
         save_results(RESULTS, results)
@@ -70,7 +72,7 @@ def _measure(run: Run, name: str, host: Host) -> CaseResult:
     before, started = load(), time.monotonic()
     try:
         result = CASES[name](run)
-    except Exception as exc:  # one broken case must not cost the others; its failure is in the result and in the exit status
+    except Exception as exc:  # noqa: BLE001  one broken case must not cost the others; the result and the exit status say it
         traceback.print_exc(file=sys.stderr)
         result = CaseResult(case=name, parameters={}, subjects={}, failures=[f"{type(exc).__name__}: {exc}"])
     seconds = round(time.monotonic() - started, 1)
@@ -95,9 +97,13 @@ def _is_chosen(name: str, options: argparse.Namespace) -> bool:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m bench", description="Veltrix beside a hand-written loop; docs/benchmarks.md is the method.")
+    parser = argparse.ArgumentParser(
+        prog="python -m bench", description="Veltrix beside a hand-written loop; docs/benchmarks.md is the method."
+    )
     parser.add_argument("--quick", action="store_true", help="small sizes, 2-3 minutes: a check, not a measurement")
-    parser.add_argument("--case", action="append", metavar="NAME", help=f"only these: {', '.join(CASES)}, or a first part as drain, latency")
+    parser.add_argument(
+        "--case", action="append", metavar="NAME", help=f"only these: {', '.join(CASES)}, or a first part as drain, latency"
+    )
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="only this one; ratios need both")
     parser.add_argument("--save", action="store_true", help="replace these cases in bench/results/latest.jsonl")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="use this folder for all data and logs, and leave it")

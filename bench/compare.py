@@ -8,21 +8,8 @@ from typing import Literal
 
 from rich.table import Table
 
-from bench.result import CaseResult, Goal
+from bench.result import COMPARED, CaseResult, Goal
 
-#: Numbers worth a row; the rest is in the JSON. Whether more is better.
-SHOWN: dict[str, bool] = {
-    "events_per_second": True,
-    "events_per_cpu_second": True,
-    "records_per_second": True,
-    "p50_ms": False,
-    "p99_ms": False,
-    "cpu_ms_per_event": False,
-    "peak_rss_mib": False,
-    "changelog_bytes_per_event": False,
-    "paced_changelog_bytes_per_event": False,
-    "seconds_to_ready": False,
-}
 NOISE = 0.10  # drain per CPU-second repeats within about 10 % on a shared machine, latencies worse
 Verdict = Literal["better", "worse", "same", "new"]
 COLOURS: dict[Verdict, str] = {"better": "green", "worse": "red", "same": "", "new": "cyan"}
@@ -48,7 +35,7 @@ class Row:
 
 
 def compare(now: Iterable[CaseResult], last: Iterable[CaseResult]) -> list[Row]:
-    """Rows for every shown number of ``now``. The verdict on a number that has a ratio rests on the ratio:
+    """Rows for every compared number of ``now``. The verdict on a number that has a ratio rests on the ratio:
     both subjects met the same machine, the absolute number met two different ones."""
     before = {result.case: result for result in last}
     return [row for result in now for row in _rows(result, before.get(result.case))]
@@ -57,7 +44,7 @@ def compare(now: Iterable[CaseResult], last: Iterable[CaseResult]) -> list[Row]:
 def _rows(result: CaseResult, last: CaseResult | None) -> Iterator[Row]:
     same_size = last is not None and last.parameters == result.parameters
     for subject, numbers in result.subjects.items():
-        for metric in SHOWN:
+        for metric in COMPARED:
             if metric not in numbers:
                 continue
             previous = last.subjects.get(subject, {}).get(metric) if last is not None and same_size else None
@@ -65,7 +52,7 @@ def _rows(result: CaseResult, last: CaseResult | None) -> Iterator[Row]:
             ratio = result.ratio.get(metric) if mine else None
             last_ratio = last.ratio.get(metric) if mine and last is not None and same_size else None
             pair = (ratio, last_ratio) if ratio is not None and last_ratio is not None else (numbers[metric], previous)
-            yield Row(result.case, subject, metric, numbers[metric], previous, ratio, last_ratio, judge(*pair, SHOWN[metric]))
+            yield Row(result.case, subject, metric, numbers[metric], previous, ratio, last_ratio, judge(*pair, COMPARED[metric]))
 
 
 def judge(now: float, last: float | None, more_is_better: bool) -> Verdict:

@@ -40,7 +40,9 @@ def clicks(events: int, start_ms: int, *, users: int = USERS, tag: str = "b") ->
 
 def clean_clicks(events: int, start_ms: int, *, users: int = USERS, tag: str = "t") -> Iterator[Click]:
     """Valid, distinct events only; one user means one key."""
-    stream = Clickstream(SEED, users=users, run_tag=tag, duplicate_share=0.0, bad_share=0.0, anonymous_share=0.2 if users > 1 else 0.0)
+    stream = Clickstream(
+        SEED, users=users, run_tag=tag, duplicate_share=0.0, bad_share=0.0, anonymous_share=0.2 if users > 1 else 0.0
+    )
     return stream.events(events, start_ms, INTERVAL_MS)
 
 

@@ -17,8 +17,8 @@ import signal
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 import msgspec
 from confluent_kafka import OFFSET_STORED, Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
@@ -26,8 +26,10 @@ from redis import Redis
 from rocksdict import Rdict, WriteBatch
 
 from agents.process_interactions import Rules
+from app.domain.dedupe import Chunk
 from app.domain.enriched import enrich
 from app.domain.errors import Rejection
+from app.domain.events import Interaction
 from app.domain.fold import BatchFold
 from app.domain.validation import classify
 from app.engine.store import StoreOptions
@@ -36,17 +38,13 @@ from app.topics import changelog_of, dead_letters_of
 from tables.seen_ids import seen_ids
 from tables.user_profiles import user_profiles
 
-AGENT = "byhand"
-SOURCE = "interactions-byhand"
-ENRICHED = "interactions-enriched-byhand"
-BATCH = 1000
-FLUSH_S = 30.0
-COMMIT_S = 0.3
-RESTORE_BATCH = 10_000
-#: Engine keys begin with NUL, so no user key can be this one.
-MARKER = b"\0next"
+AGENT, SOURCE, ENRICHED = "byhand", "interactions-byhand", "interactions-enriched-byhand"
+BATCH, RESTORE_BATCH = 1000, 10_000
+FLUSH_S, COMMIT_S = 30.0, 0.3
+MARKER = b"\0next"  # no user key begins with NUL
 
 Writes = dict[bytes, bytes | None]
+Headers = list[tuple[str, str | bytes | None]]
 
 
 class Source(NamedTuple):
@@ -68,15 +66,17 @@ class HandLoop:
         self._changelog, self._dead_letters = changelog_of(settings.app_id, AGENT), dead_letters_of(settings.app_id, source)
         self._options = StoreOptions.of(settings)
         self._redis: Redis | None = Redis.from_url(settings.redis_url) if settings.redis_url else None
-        base = {"bootstrap.servers": settings.kafka_bootstrap}
-        self._producer = Producer(
-            base | {"enable.idempotence": True, "acks": "all", "linger.ms": 5, "delivery.report.only.error": True, "batch.size": 1_000_000}
-        )
-        self._consumer = Consumer(
-            base
-            | {"group.id": settings.app_id, "enable.auto.commit": False, "auto.offset.reset": "earliest", "session.timeout.ms": 10_000}
-            | {"fetch.wait.max.ms": settings.fetch_max_wait_ms, "fetch.queue.backoff.ms": 10, "queued.max.messages.kbytes": 16_384}
-        )
+        self._kafka = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": settings.app_id, "enable.auto.commit": False}
+        strict = {"enable.idempotence": True, "acks": "all", "delivery.report.only.error": True}
+        quick = {"linger.ms": 5, "batch.size": 1_000_000}
+        self._producer = Producer({"bootstrap.servers": settings.kafka_bootstrap} | strict | quick)
+        # Without the short back-off a queue that was full once is refilled a second later.
+        fetching = {
+            "fetch.wait.max.ms": settings.fetch_max_wait_ms,
+            "fetch.queue.backoff.ms": 10,
+            "queued.max.messages.kbytes": 16_384,
+        }
+        self._consumer = Consumer(self._kafka | {"auto.offset.reset": "earliest", "session.timeout.ms": 10_000} | fetching)
         self._databases: dict[int, Rdict] = {}
         self._next: dict[int, int] = {}
         self._failed: list[KafkaError] = []
@@ -98,8 +98,6 @@ class HandLoop:
     def _process(self, messages: Iterable[Message]) -> None:
         partitions: dict[int, list[Source]] = defaultdict(list)
         for message in messages:
-            if (error := message.error()) is not None:
-                raise KafkaException(error)
             record = _source(message)
             partitions[record.partition].append(record)
         writes = {partition: self._compute(partition, records) for partition, records in partitions.items()}
@@ -114,62 +112,54 @@ class HandLoop:
             self._next[partition] = partitions[partition][-1].offset + 1
         self._write_through(writes.values())
 
-    def _compute(self, partition: int, records: list[Source]) -> Writes:
+    def _compute(self, partition: int, records: Iterable[Source]) -> Writes:
         """Run the domain over records of one partition and produce what it says; returns the changed state."""
-        valid = []
+        valid: list[tuple[Source, Interaction]] = []
         for record in records:
             result = classify(record, self._rules.limits)
             if isinstance(result, Rejection):
                 self._dead_letter(record, result)
             else:
                 valid.append((record, result))
-        users = list({interaction.user_key for _, interaction in valid})
-        database = self._databases[partition]
-        found = zip(users, database.get([user_profiles.raw_key(user) for user in users]), strict=True)
-        profiles = {user: user_profiles.decode(raw) for user, raw in found if raw is not None}
-        recents = {user: profile.recent for user, profile in profiles.items()}
-        closed = self._rules.closed_ids.take(recents, lambda keys: self._chunks(database, list(keys)))
-        fold = BatchFold(self._rules.dedupe, profiles, closed)
-        now = b"%d" % (time.time_ns() // 1_000_000)
-        produce, prefix, failed = self._producer.produce, f"{self._source}:{partition}:", self._on_delivery
+        fold = self._open_fold(self._databases[partition], list({interaction.user_key for _, interaction in valid}))
+        now, prefix = b"%d" % (time.time_ns() // 1_000_000), f"{self._source}:{partition}:"
+        produce, on_delivery = self._producer.produce, self._on_delivery
         for record, interaction in valid:
             sequence = fold.add(interaction, record.timestamp)
-            if sequence is None:
-                continue
-            value = enrich(record.value or b"", sequence, record.timestamp, interaction.event.has_veltrix)
-            headers: list[tuple[str, str | bytes | None]] = [("veltrix-source", f"{prefix}{record.offset}:0"), ("processed_at", now)]
-            produce(ENRICHED, value, record.key, partition, on_delivery=failed, timestamp=record.timestamp, headers=headers)
+            if sequence is not None:
+                value = enrich(record.value or b"", sequence, record.timestamp, interaction.event.has_veltrix)
+                headers: Headers = [("veltrix-source", f"{prefix}{record.offset}:0"), ("processed_at", now)]
+                produce(
+                    ENRICHED, value, record.key, partition, on_delivery=on_delivery, timestamp=record.timestamp, headers=headers
+                )
         fold.give_back(self._rules.closed_ids)
         writes: Writes = {user_profiles.raw_key(user): user_profiles.encode(profile) for user, profile in fold.profiles.items()}
-        for key, chunk in fold.chunks.items():
-            writes[seen_ids.raw_key(key)] = None if chunk is None else seen_ids.encode(chunk)
-        return writes
+        chunks = {seen_ids.raw_key(key): None if chunk is None else seen_ids.encode(chunk) for key, chunk in fold.chunks.items()}
+        return writes | chunks
 
-    def _chunks(self, database: Rdict, keys: list[str]) -> dict[str, Any]:
-        raw = database.get([seen_ids.raw_key(key) for key in keys])
-        return {key: seen_ids.decode(value) for key, value in zip(keys, raw, strict=True) if value is not None}
+    def _open_fold(self, database: Rdict, users: list[str]) -> BatchFold:
+        found = _get_many(database, [user_profiles.raw_key(user) for user in users])
+        profiles = {user: user_profiles.decode(raw) for user, raw in zip(users, found, strict=True) if raw is not None}
+        recents = {user: profile.recent for user, profile in profiles.items()}
+        return BatchFold(
+            self._rules.dedupe, profiles, self._rules.closed_ids.take(recents, lambda keys: _chunks(database, list(keys)))
+        )
 
-    def _dead_letter(self, record: Source, rejection: Rejection) -> None:
-        headers: list[tuple[str, str | bytes | None]] = [
-            ("__dlq.errors.topic", self._source),
-            ("__dlq.errors.partition", str(record.partition)),
-            ("__dlq.errors.offset", str(record.offset)),
-            ("__dlq.errors.message", rejection.message),
-            ("dlq.stage", rejection.stage),
-            ("dlq.reason", rejection.reason.value),
-            ("dlq.disposition", rejection.disposition),
-        ]
-        self._producer.produce(self._dead_letters, record.value, record.key, record.partition, on_delivery=self._on_delivery, headers=headers)
+    def _dead_letter(self, record: Source, why: Rejection) -> None:
+        where = {"topic": self._source, "partition": str(record.partition), "offset": str(record.offset), "message": why.message}
+        headers: Headers = [(f"__dlq.errors.{name}", text) for name, text in where.items()]
+        headers += [("dlq.stage", why.stage), ("dlq.reason", why.reason.value), ("dlq.disposition", why.disposition)]
+        to = (self._dead_letters, record.value, record.key, record.partition)
+        self._producer.produce(*to, on_delivery=self._on_delivery, headers=headers)
 
     def _write_through(self, writes: Iterable[Writes]) -> None:
-        if self._redis is None:
-            return
-        pipeline = self._redis.pipeline(transaction=False)
-        for changed in writes:
-            for key, value in changed.items():
-                if value is not None and key.startswith(user_profiles.prefix):
-                    pipeline.set(b"byhand:" + key, value)
-        pipeline.execute()
+        if self._redis is not None:
+            pipeline = self._redis.pipeline(transaction=False)
+            for changed in writes:
+                for key, value in changed.items():
+                    if value is not None and key.startswith(user_profiles.prefix):
+                        pipeline.set(b"byhand:" + key, value)
+            pipeline.execute()
 
     def _flush(self) -> None:
         if self._producer.flush(FLUSH_S) or self._failed:
@@ -183,48 +173,64 @@ class HandLoop:
         offsets = [TopicPartition(self._source, partition, offset) for partition, offset in self._next.items()]
         self._next.clear()
         self._committed_at = time.monotonic()
-        if asynchronous:
+        if offsets and asynchronous:
             self._consumer.commit(offsets=offsets, asynchronous=True)
         elif offsets:
             self._consumer.commit(offsets=offsets, asynchronous=False)
 
     def _assigned(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
-        started, restored = time.monotonic(), 0
+        self._settings.data_dir.mkdir(parents=True, exist_ok=True)
         for tp in partitions:
-            path = self._settings.data_dir / f"{tp.partition}.db"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._databases[tp.partition] = Rdict(str(path), self._options.build())
-            restored += self._restore(tp.partition)
+            self._databases[tp.partition] = Rdict(str(self._settings.data_dir / f"{tp.partition}.db"), self._options.build())
+        started = time.monotonic()
+        restored = self._restore([tp.partition for tp in partitions])
+        for tp in partitions:
             marker = self._databases[tp.partition].get(MARKER)
             tp.offset = OFFSET_STORED if marker is None else int(marker)
         consumer.assign(partitions)
         report = {"records": restored, "seconds": round(time.monotonic() - started, 3)}
-        sys.stdout.write(msgspec.json.encode(report).decode() + "\n")
-        sys.stdout.flush()
+        print(msgspec.json.encode(report).decode(), flush=True)
+
+    def _restore(self, partitions: Iterable[int]) -> int:
+        """Read the whole changelog of ``partitions`` into their databases; the number of records."""
+        reader, total, left = Consumer(self._kafka), 0, {}
+        for partition in partitions:
+            begin, end = reader.get_watermark_offsets(TopicPartition(self._changelog, partition), timeout=FLUSH_S)
+            if end > begin:
+                left[partition], total = end, total + end - begin
+        reader.assign([TopicPartition(self._changelog, partition, 0) for partition in left])
+        while left:
+            records: dict[int, list[Source]] = defaultdict(list)
+            for message in reader.consume(RESTORE_BATCH, 0.1):
+                record = _source(message)
+                records[record.partition].append(record)
+            for partition, found in records.items():
+                self._databases[partition].write(_write_batch((record.key or b"", record.value) for record in found))
+                if found[-1].offset + 1 >= left[partition]:
+                    del left[partition]
+        reader.close()
+        return total
 
     def _revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._commit(asynchronous=False)
         for tp in partitions:
             self._databases.pop(tp.partition).close()
 
-    def _restore(self, partition: int) -> int:
-        """Read the whole changelog of a partition into its database."""
-        reader = Consumer({"bootstrap.servers": self._settings.kafka_bootstrap, "group.id": "byhand-restore", "enable.auto.commit": False})
-        try:
-            begin, end = reader.get_watermark_offsets(TopicPartition(self._changelog, partition), timeout=FLUSH_S)
-            reader.assign([TopicPartition(self._changelog, partition, begin)])
-            offset = begin
-            while offset < end:
-                messages = reader.consume(min(RESTORE_BATCH, end - offset), FLUSH_S)
-                self._databases[partition].write(_write_batch((m.key() or b"", m.value()) for m in messages))
-                offset = (messages[-1].offset() or 0) + 1
-            return end - begin
-        finally:
-            reader.close()
-
 
 def _source(message: Message) -> Source:
+    if (error := message.error()) is not None:
+        raise KafkaException(error)
     return Source(message.partition() or 0, message.offset() or 0, message.key(), message.value(), message.timestamp()[1])
+
+
+def _chunks(database: Rdict, keys: list[str]) -> Mapping[str, Chunk]:
+    found = _get_many(database, [seen_ids.raw_key(key) for key in keys])
+    return {key: seen_ids.decode(raw) for key, raw in zip(keys, found, strict=True) if raw is not None}
+
+
+def _get_many(database: Rdict, keys: Sequence[bytes]) -> list[bytes | None]:
+    values: list[bytes | None] = database.get(list(keys)) or []
+    return values
 
 
 def _write_batch(writes: Iterable[tuple[bytes, bytes | None]]) -> WriteBatch:

@@ -56,7 +56,12 @@ def summarise(histogram: HdrHistogram) -> Percentiles:
     count = histogram.get_total_count()
     ms = {percentile: round(value / 1000, 3) for percentile, value in at.items()}
     return Percentiles(
-        count, ms.get(50.0, 0.0), ms.get(90.0, 0.0), ms.get(99.0, 0.0), ms.get(99.9) if count >= 10_000 else None, ms.get(100.0, 0.0)
+        count,
+        ms.get(50.0, 0.0),
+        ms.get(90.0, 0.0),
+        ms.get(99.0, 0.0),
+        ms.get(99.9) if count >= 10_000 else None,
+        ms.get(100.0, 0.0),
     )
 
 

@@ -29,7 +29,13 @@ class Host(msgspec.Struct, frozen=True):
 
 def describe_host() -> Host:
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1024**3
-    return Host(cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")), len(os.sched_getaffinity(0)), round(memory, 1), load(), versions())
+    return Host(
+        cpu_model(Path("/proc/cpuinfo").read_text(encoding="utf-8")),
+        len(os.sched_getaffinity(0)),
+        round(memory, 1),
+        load(),
+        versions(),
+    )
 
 
 def load() -> float:
@@ -46,7 +52,11 @@ def cpu_model(cpuinfo: str) -> str:
 def versions() -> dict[str, str]:
     """Versions of everything that can change a number."""
     found = {name: version(name) for name in LIBRARIES}
-    return found | {"python": platform.python_version(), "kafka": kafka_version(path.name for path in JARS.glob("kafka_*.jar")), "redis-server": redis_version()}
+    return found | {
+        "python": platform.python_version(),
+        "kafka": kafka_version(path.name for path in JARS.glob("kafka_*.jar")),
+        "redis-server": redis_version(),
+    }
 
 
 def kafka_version(jars: Iterable[str]) -> str:
@@ -56,6 +66,6 @@ def kafka_version(jars: Iterable[str]) -> str:
 
 def redis_version() -> str:
     """Version that ``redis-server --version`` states."""
-    done = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, timeout=10, check=True)  # noqa: S607  found on PATH as the server itself is
+    done = subprocess.run(["redis-server", "--version"], capture_output=True, text=True, timeout=10, check=True)
     found = re.search(r"v=(\S+)", done.stdout)
     return found.group(1) if found else "unknown"

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewTopic
 
 from app.topics import Topic
 
@@ -32,7 +34,10 @@ class Kafka:
         """Delete what exists of ``topics`` and create all of them, empty."""
         wanted = {topic.name: topic for topic in topics}
         self.delete(wanted)
-        new = [NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=dict(t.config)) for t in wanted.values()]
+        new = [
+            NewTopic(t.name, num_partitions=t.partitions, replication_factor=replication, config=dict(t.config))
+            for t in wanted.values()
+        ]
         for future in self._admin.create_topics(new, operation_timeout=TIMEOUT_S).values():
             future.result(TIMEOUT_S)
         self._wait(lambda have: wanted.keys() <= have.keys(), f"{sorted(wanted)} did not appear")
@@ -76,7 +81,8 @@ class Kafka:
             consumer.close()
 
     def _end_offsets(self, topic: str) -> dict[int, int]:
-        wanted = {TopicPartition(topic, partition): OffsetSpec.latest() for partition in range(self._partitions(topic))}
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        wanted = {TopicPartition(topic, partition): latest for partition in range(self._partitions(topic))}
         answers = self._admin.list_offsets(wanted, request_timeout=TIMEOUT_S)
         return {tp.partition: int(future.result(TIMEOUT_S).offset) for tp, future in answers.items()}
 

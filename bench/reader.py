@@ -74,7 +74,9 @@ def read(order: ReadOrder) -> ReadReport:
     # A long poll that is in flight does not see partitions that were full when it was sent: keep it short.
     consumer = Consumer(reader_config(order.bootstrap) | {"fetch.wait.max.ms": 10, "fetch.error.backoff.ms": 0})
     arrivals = {topic: Arrivals() for topic in order.starts}
-    assigned = [TopicPartition(topic, number, offset) for topic, starts in order.starts.items() for number, offset in starts.items()]
+    assigned = [
+        TopicPartition(topic, number, offset) for topic, starts in order.starts.items() for number, offset in starts.items()
+    ]
     consumer.assign(assigned)
     consumer.poll(POLL_S)
     Path(order.ready).touch()

@@ -11,6 +11,21 @@ import msgspec
 from bench.host import Host
 
 Numbers = dict[str, float]
+Parameters = dict[str, int | float | str | bool]
+
+#: The numbers that are compared, and whether more is better; all others only explain.
+COMPARED: dict[str, bool] = {
+    "events_per_second": True,
+    "events_per_cpu_second": True,
+    "records_per_second": True,
+    "p50_ms": False,
+    "p99_ms": False,
+    "cpu_ms_per_event": False,
+    "peak_rss_mib": False,
+    "changelog_bytes_per_event": False,
+    "paced_changelog_bytes_per_event": False,
+    "seconds_to_ready": False,
+}
 
 
 class Goal(msgspec.Struct, frozen=True):
@@ -29,7 +44,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     case: str
-    parameters: dict[str, int | float | str | bool]
+    parameters: Parameters
     subjects: dict[str, Numbers]
     ratio: Numbers = {}
     goals: list[Goal] = []
@@ -46,7 +61,7 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
 def ratios(subjects: Mapping[str, Numbers], over: str = "hand") -> Numbers:
     """The worker's numbers divided by the yardstick's, where both have one; empty when one of them did not run."""
     worker, yardstick = subjects.get("worker", {}), subjects.get(over, {})
-    return {name: round(value / yardstick[name], 3) for name, value in worker.items() if yardstick.get(name)}
+    return {name: round(worker[name] / yardstick[name], 3) for name in COMPARED if name in worker and yardstick.get(name)}
 
 
 def at_least(text: str, measured: float | None, wanted: float) -> Goal:

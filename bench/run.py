@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from itertools import count, islice
 from pathlib import Path
 
+from app.cli.clickstream import Click
 from app.settings import Settings
 from app.topics import INTERACTIONS, Topic, all_topics
-from bench.events import Click, Expected, clicks, read_events, write_events
+from bench.events import Expected, clicks, read_events, write_events
 from bench.load import preload
 from bench.services import HandLoop, Services, Setup, Subject, Worker
 

@@ -232,7 +232,10 @@ class HandLoop(_Process):
         output = like_the_workers.pop(ENRICHED)
         source = like_the_workers.pop(INTERACTIONS)
         dead = like_the_workers.pop(dead_letters_of(settings.app_id, INTERACTIONS))
-        made = [Topic(self.output, output.partitions, "bench", output.config), Topic(self.dead_letters, dead.partitions, "bench", dead.config)]
+        made = [
+            Topic(self.output, output.partitions, "bench", output.config),
+            Topic(self.dead_letters, dead.partitions, "bench", dead.config),
+        ]
         own_source = [Topic(HAND_SOURCE, source.partitions, "bench", source.config)] if self.setup.source == HAND_SOURCE else []
         return [*like_the_workers.values(), *made, *own_source]
 

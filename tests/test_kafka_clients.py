@@ -225,7 +225,9 @@ async def test_an_untrusted_certificate_names_the_ca_setting() -> None:
 
     text = kafka_clients._explain(error, "a:1", make(kafka_security_protocol="SSL"))
 
-    assert text == "the certificate of a:1 is not accepted: self-signed certificate; check VELTRIX_KAFKA_SSL_CA_FILE and the host name"
+    assert (
+        text == "the certificate of a:1 is not accepted: self-signed certificate; check VELTRIX_KAFKA_SSL_CA_FILE and the host name"
+    )
 
 
 async def test_a_client_that_could_not_start_is_stopped() -> None:

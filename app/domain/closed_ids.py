@@ -14,12 +14,13 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 
+from app.domain.damage import DamagedState
 from app.domain.dedupe import Chunk, Recent, chunk_key
 
 ReadChunks = Callable[[Iterable[str]], Mapping[str, Chunk]]
 
 
-class MissingChunkError(Exception):
+class MissingChunkError(DamagedState):
     """A profile names a closed chunk that the table does not hold: the table is damaged.
 
     Operator action: stop the worker and delete its data directory; the table is rebuilt from the changelog.

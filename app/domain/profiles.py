@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from app.domain.damage import DamagedState
 from app.domain.clickstream import NAMES, OTHER_CODE, TRACK, TRACK_CODES, TYPE_CODES
 from app.domain.dedupe import Recent
 from app.domain.events import Event, Interaction
@@ -42,7 +43,7 @@ class UserProfile(msgspec.Struct, frozen=True, gc=False, array_like=True):
     recent: Recent
 
 
-class UnreadableProfileError(Exception):
+class UnreadableProfileError(DamagedState):
     """A stored profile has a format version that this build does not know.
 
     Operator action: run a build at least as new as the one that wrote it.

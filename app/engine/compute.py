@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from app.domain.damage import DamagedState
 from app.engine.api import Body, Effects, Failure, LaneId, Output, Record
 from app.engine.state import LaneState, Stage
 
@@ -102,7 +103,9 @@ class Computer:
             effects = await self._body(LaneBatch(self._lane, records[0].topic, records, stage, self._context))
             writes = stage.encode()
             size = self._check(records, effects, writes)
-        except Exception as exc:  # the agent's code may raise anything: that is one dead letter, not a dead worker
+        except DamagedState:
+            raise  # no event is to blame: the lane ends the process
+        except Exception as exc:  # noqa: BLE001 - the agent's code may raise anything: that is one dead letter, not a dead worker
             await self._isolate(records, exc, units)
             return
         self._state.accept(stage)
@@ -115,12 +118,16 @@ class Computer:
         largest = max((len(output.value or b"") for _, output in effects.outputs), default=0)
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
-        size = sum(map(len, writes)) + sum(len(value) for value in writes.values() if value) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
+        size = (
+            sum(map(len, writes)) + sum(len(value) for value in writes.values() if value) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
+        )
         if size + _CHANGELOG_BATCH_OVERHEAD > self._limit:
             raise TooLarge("the changed state", size, self._limit)
         return size
 
-    def _append(self, units: list[Computed], records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:
+    def _append(
+        self, units: list[Computed], records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int
+    ) -> None:
         if not units or units[-1].changelog_size + size > self._limit:
             units.append(Computed())
         units[-1].add(records, effects, writes, size)

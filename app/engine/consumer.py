@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
-from aiokafka import AIOKafkaConsumer, TopicPartition as KafkaPartition
+from aiokafka import AIOKafkaConsumer
+from aiokafka import TopicPartition as KafkaPartition
 from aiokafka.errors import ConsumerStoppedError, IllegalStateError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
@@ -61,7 +62,7 @@ class EngineConsumer(driver.Consumer):
         except (ConsumerStoppedError, asyncio.CancelledError):
             if not self.app.should_stop and not fetcher.should_stop:
                 raise
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - whatever it is, a worker that does not fetch must end
             cast("EngineApp", self.app).fatal(f"fetching failed: {type(exc).__name__}: {exc}", exc)
 
     async def _drain_once(self) -> None:

@@ -141,7 +141,9 @@ class Engine:
         known = progress.durable_marker.committed.get(topic, -1)
         if 0 <= position.committed < known:
             hint = "these events are applied; to process them again run `veltrix reset --to-earliest` or `--to-time`"
-            log.warning("rewind_ignored", topic=topic, partition=partition, committed=position.committed, applied=applied, hint=hint)
+            log.warning(
+                "rewind_ignored", topic=topic, partition=partition, committed=position.committed, applied=applied, hint=hint
+            )
         start = max(position.committed, applied)
         if start < 0:
             return position.begin
@@ -226,5 +228,3 @@ class LaneTableView:
     def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Pairs in key order."""
         return self._lane.state.store.scan(prefix, start_after, limit)
-
-

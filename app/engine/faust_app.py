@@ -8,7 +8,7 @@ producer), agents (a body per batch), tables' stores, recovery's inner loop.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import faust
 import faust.streams
@@ -29,7 +29,7 @@ class MissingExtension(Exception):
     """A compiled extension did not load. Install the wheels of the lock file (``make setup``); never run without."""
 
 
-class BatchAgent(Agent):  # type: ignore[misc] # Faust's Agent is generic over Any
+class BatchAgent(Agent):
     """A Faust agent whose body runs once per micro-batch, called by the lane of its partition.
 
     It has no actors: subscribing its topic is all that starting means. ``fun`` is the declared body.
@@ -67,11 +67,11 @@ class EngineApp(faust.App):
         """Make Faust agents and tables of the declarations."""
         for agent in agents:
             topic = self.topic(agent.source, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=partitions)
-            self.agent(topic, name=agent.name)(agent.body)
+            self.agent(topic, name=agent.name)(cast("Any", agent.body))
             self.tables.add(EngineTable(self, name=agent.name, key_type=bytes, value_type=bytes, partitions=partitions))
 
 
-def new_faust_app(settings: Settings, worker: type[faust.Worker], logging_config: dict[str, Any] | None) -> EngineApp:
+def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> EngineApp:
     """A Faust app configured from ``settings``; binds and starts nothing."""
     servers = [f"kafka://{server.strip()}" for server in settings.kafka_bootstrap.split(",")]
     return EngineApp(
@@ -101,7 +101,6 @@ def new_faust_app(settings: Settings, worker: type[faust.Worker], logging_config
         datadir=settings.data_dir,
         Agent=BatchAgent,
         TableManager=EngineTables,
-        Worker=worker,
     )
 
 
@@ -110,10 +109,10 @@ def assert_complete(app: EngineApp, expected: set[str]) -> None:
 
     Without Faust's Cython stream the Python fallback acknowledges events it skipped after a rebalance.
     """
-    if faust.streams._CStreamIterator is None:
+    if getattr(faust.streams, "_CStreamIterator", None) is None:
         raise MissingExtension("faust's Cython extension is not loaded: install the wheels of the lock file (make setup)")
     if default_records.DefaultRecordBatchBuilder is default_records._DefaultRecordBatchBuilderPy:
         raise MissingExtension("aiokafka's C extension is not loaded: install the wheels of the lock file (make setup)")
     missing = expected - set(app.agents)
     if missing:
-        raise DeclarationError(f"agents/{sorted(missing)[0]}.py declares no agent of its own name")
+        raise DeclarationError(f"agents/{min(missing)}.py declares no agent of its own name")

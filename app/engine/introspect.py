@@ -26,7 +26,7 @@ class RunningEngine:
         app = self._app
         if app.should_stop:
             return "stopping"
-        if not app.started or app._consumer is None or app.unassigned and not app.tables.actives_ready:
+        if not app.started or app._consumer is None or (app.unassigned and not app.tables.actives_ready):
             return "starting"
         if app.in_recovery:
             return "recovering"
@@ -83,4 +83,5 @@ class RunningEngine:
             end = self._app.consumer.highwater(TP(topic, partition))
         except (ConsumerNotStarted, AssertionError, KeyError):  # not assigned any more
             return -1
-        return -1 if end is None else end
+        known = cast("int | None", end)  # Faust says int; aiokafka has None before the first fetch
+        return -1 if known is None else known

@@ -65,19 +65,26 @@ class Lane:
         self.progress = progress
         self.state = parts.state
         self.paused = False
-        self.queued = 0
         self._parts = parts
         self._limits = limits
-        self._queue: deque[Sequence[Record]] = deque()
+        self._queue: deque[Record] = deque()
+        self._accepted: deque[Unit] = deque()
+        """computed and not yet durable: published ones first, then those that wait for room"""
         self._in_flight: deque[Unit] = deque()
+        """the published ones among them"""
         self._work = asyncio.Event()
         self._computed = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
+    def queued(self) -> int:
+        """Records fetched and not yet taken into a unit."""
+        return len(self._queue)
+
+    @property
     def units_in_flight(self) -> int:
-        """Units computed but not yet durable."""
+        """Units published but not yet durable."""
         return len(self._in_flight)
 
     def start(self) -> None:
@@ -92,9 +99,8 @@ class Lane:
         records = self.progress.unseen(records)
         if self._closing or not records:
             return
-        self._queue.append(records)
-        self.queued += len(records)
-        if self.queued > self._limits.high_water and not self.paused:
+        self._queue.extend(records)
+        if len(self._queue) > self._limits.high_water and not self.paused:
             self._pause(True)
         self._work.set()
 
@@ -102,41 +108,49 @@ class Lane:
         """Drop what is queued, finish the units in flight, stop. Bounded: exits the process when it takes too long."""
         self._closing = True
         self._queue.clear()
-        self.queued = 0
         self._work.set()
-        done, pending = await asyncio.wait(self._tasks, timeout=self._limits.drain_timeout_s) if self._tasks else (set(), set())
-        if pending:
-            self._parts.fatal(f"lane {self.id}: {len(self._in_flight)} units did not finish in {self._limits.drain_timeout_s} s", None)
+        _, unfinished = await asyncio.wait(self._tasks, timeout=self._limits.drain_timeout_s)
+        if unfinished:
+            self._parts.fatal(
+                f"lane {self.id}: {len(self._in_flight)} units did not finish in {self._limits.drain_timeout_s} s", None
+            )
         await self._parts.listener.lane_stopped(self.id)
 
     # -- compute ----------------------------------------------------------------------------------
 
     async def _compute(self) -> None:
         while True:
-            while not self._closing and (not self._queue or len(self._in_flight) >= self._limits.unit_depth):
-                self._work.clear()
-                await self._work.wait()
+            while not self._closing and (not self._queue or self._is_full()):
+                await self._wait_for_work()
             if self._closing:
                 return
             started = time.perf_counter()
-            for computed in await self._parts.computer.run(self._take()):
-                await self._publish(Unit(computed, started))
+            units = [Unit(computed, started) for computed in await self._parts.computer.run(self._take())]
+            self._accepted.extend(units)  # from now on the next units compute on their state
+            for unit in units:
+                while self._is_full():
+                    await self._wait_for_work()
+                await self._publish(unit)
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
 
+    def _is_full(self) -> bool:
+        return len(self._in_flight) >= self._limits.unit_depth
+
+    async def _wait_for_work(self) -> None:
+        self._work.clear()
+        await self._work.wait()
+
     def _take(self) -> list[Record]:
-        """Up to unit_max_records / unit_max_bytes records of one topic from the queue."""
-        limits, taken, size = self._limits, [], 0
-        topic = self._queue[0][0].topic
-        while self._queue and self._queue[0][0].topic == topic and len(taken) < limits.unit_max_records and size < limits.unit_max_bytes:
-            records = self._queue.popleft()
-            room = limits.unit_max_records - len(taken)
-            if len(records) > room:
-                self._queue.appendleft(records[room:])
-                records = records[:room]
-            taken += records
-            size += sum(len(record.value or b"") for record in records)
-        self.queued -= len(taken)
-        if self.paused and self.queued <= limits.low_water:
+        """Up to unit_max_records / unit_max_bytes records of one topic from the queue; at least one."""
+        queue, limits, size = self._queue, self._limits, 0
+        taken: list[Record] = []
+        topic = queue[0].topic
+        while queue and len(taken) < limits.unit_max_records and queue[0].topic == topic:
+            size += len(queue[0].value or b"")
+            if taken and size > limits.unit_max_bytes:
+                break
+            taken.append(queue.popleft())
+        if self.paused and len(queue) <= limits.low_water:
             self._pause(False)
         return taken
 
@@ -163,6 +177,7 @@ class Lane:
             unit.mark_visible()
             await self._make_durable(unit)
             self._in_flight.popleft()
+            self._accepted.popleft()
             self._work.set()
 
     async def _make_durable(self, unit: Unit) -> None:
@@ -175,7 +190,7 @@ class Lane:
         stamp = base + len(writes) - 1
         self.state.store.apply(writes, stamp)
         previous = self.progress.durable(unit.computed, stamp)
-        self.state.evict(other.computed.writes for other in self._in_flight)
+        self.state.evict(other.computed.writes for other in self._accepted)
         self._parts.listener.unit_durable(self.id, writes, stamp, unit.computed.records[-1].offset, previous)
         self._parts.observer.unit_done(unit.report(self.id))
 

@@ -84,10 +84,10 @@ class EngineRecovery(Recovery):
             if position is not None and tp in self.active_offsets:
                 self.active_offsets[tp] = max(self.active_offsets[tp] or -1, position - 1)
 
-    async def _wait(self, coro: Any, timeout: Any = None) -> None:
+    async def _wait(self, coro: Any, timeout: Any = None) -> None:  # noqa: ASYNC109 - Faust's signature
         # mode's wait_first reports a timeout as "stopped"; Faust then ends recovery for good and the worker is never
         # ready, without an error (no upstream issue found). A worker that cannot restore must say so and go.
-        signal = self.signal_recovery_start
+        signal = cast("Any", self.signal_recovery_start)
         result = await self.wait_first(coro, signal, timeout=timeout)
         if result.stopped:
             if not self.should_stop and not self.app.should_stop:

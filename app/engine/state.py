@@ -11,10 +11,27 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, cast
 
+import msgspec
+
+from app.domain.damage import DamagedState
 from app.engine.api import BoundView, View
 from app.engine.store import PartitionStore
 
 V = TypeVar("V")
+
+
+class UndecodableValue(DamagedState):
+    """A stored value does not decode as its view's type.
+
+    Operator action: run the build that wrote it; if no build did, stop the worker and delete its data
+    directory, and the table is rebuilt from the changelog.
+    """
+
+    def __init__(self, view: str, raw_key: bytes) -> None:
+        super().__init__(
+            f"a stored value of {view} does not decode (key {raw_key!r}): run the build that wrote it, or rebuild the table"
+        )
+        self.view = view
 
 
 class LaneState:
@@ -34,7 +51,10 @@ class LaneState:
         decode, hot = view.decode, self.hot
         for raw, value in zip(raw_keys, self.store.get_many(raw_keys), strict=True):
             if value is not None:
-                hot[raw] = decode(value)
+                try:
+                    hot[raw] = decode(value)
+                except msgspec.MsgspecError as exc:
+                    raise UndecodableValue(view.name, raw) from exc
 
     def accept(self, stage: Stage) -> None:
         """The run counts: its writes become visible to the next ones. Newest writes go to the back."""

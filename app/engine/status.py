@@ -145,7 +145,9 @@ class DurableListener(Protocol):
 
     def lane_started(self, table: LaneTable) -> None: ...
 
-    def unit_durable(self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int) -> None:
+    def unit_durable(
+        self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int
+    ) -> None:
         """``writes``: raw key to raw value, None for a delete. ``stamp``: changelog offset of the unit's last
         record (its marker); ``previous``: that of the unit before, so that a follower can see a gap."""
         ...
@@ -153,16 +155,16 @@ class DurableListener(Protocol):
     async def lane_stopped(self, lane: LaneId) -> None: ...
 
 
+class NoListener:
+    """Follows nothing: a worker without Redis."""
 
+    def lane_started(self, table: LaneTable) -> None:
+        """See :class:`DurableListener`."""
 
-__all__ = [
-    "DurableListener",
-    "EngineStatus",
-    "LaneStatus",
-    "LaneTable",
-    "Ledger",
-    "Observer",
-    "Phase",
-    "RecoveryStatus",
-    "UnitReport",
-]
+    def unit_durable(
+        self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int
+    ) -> None:
+        """See :class:`DurableListener`."""
+
+    async def lane_stopped(self, lane: LaneId) -> None:
+        """See :class:`DurableListener`."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
@@ -77,8 +78,7 @@ class PartitionStore:
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """Values in the order of ``keys``, None for absent ones."""
-        values: list[bytes | None] = self._db.get(keys)
-        return values
+        return cast("list[bytes | None]", self._db.get(cast("Any", keys)))
 
     def get(self, key: bytes) -> bytes | None:
         """One value, None if absent."""
@@ -153,5 +153,3 @@ class PartitionStore:
 def partition_path(data_dir: Path, table: str, partition: int) -> Path:
     """Where the RocksDB of a lane lives below a worker's data directory."""
     return data_dir / "tables" / f"{table}-{partition}.db"
-
-

@@ -84,7 +84,7 @@ class EngineStore(Store[bytes, bytes]):
         return sum(store.estimated_keys() for store in self._engine.stores.values())
 
 
-class EngineTable(faust.Table):  # type: ignore[misc,type-arg] # Faust's Table is generic over Any
+class EngineTable(faust.Table):  # type: ignore[type-arg] # Faust's Table is generic over Any
     """An agent's one table."""
 
     def _new_store(self) -> EngineStore:

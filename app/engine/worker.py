@@ -56,6 +56,19 @@ class Background(mode.Service):
         self.add_future(self._run())
 
 
+class Closing(mode.Service):
+    """Closes clients once everything that uses them has stopped."""
+
+    def __init__(self, *closes: Callable[[], Awaitable[None]], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._closes = closes
+
+    async def on_stop(self) -> None:
+        """Close them all."""
+        for close in self._closes:
+            await close()
+
+
 def worker_class(services: Callable[[], list[ServiceT]]) -> type[faust.Worker]:
     """A Faust worker that starts ``services()`` before the stream app and stops them after it."""
 
@@ -69,5 +82,3 @@ def worker_class(services: Callable[[], list[ServiceT]]) -> type[faust.Worker]:
             """No spinner: it writes control characters between log lines."""
 
     return VeltrixWorker
-
-

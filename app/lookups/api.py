@@ -75,13 +75,13 @@ class LookupAnswer:
     source: Source
     partition: int
     changelog_offset: int
-    """The value is the key's newest as of this changelog offset of its partition"""
+    """Stamp of the write that brought the value"""
     source_offset: int
-    """Source offset that belongs to it; -1 when unknown (after a catch-up, or from the table)"""
+    """Source offset of that write; -1 when unknown (after a catch-up, or from the table)"""
     covered_offset: int
-    """Everything up to this changelog offset is in the copy that answered"""
+    """Nothing newer was written to this key up to this changelog offset of its partition"""
     covered_at_ms: int | None
-    """When that was written to Redis (epoch ms); None from the table"""
+    """When Redis was last known to be that far (epoch ms); None from the table"""
 
 
 class LookupReader(Protocol):

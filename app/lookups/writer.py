@@ -13,6 +13,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -24,20 +25,27 @@ from app.lookups.changelog import Changelog, KafkaChangelog
 from app.lookups.connect import redis_client
 from app.lookups.keys import LaneKeys
 from app.lookups.lane import FollowedLane, LaneState, LookupCounters, flush_calls
-from app.lookups.script import LookupStore, RedisStore
+from app.lookups.script import MAX_KEYS_PER_SEND, LookupStore, RedisStore
 from app.lookups.sync import CoverMoved, Synchroniser
 from app.settings import Settings
 
 log = logging.getLogger(__name__)
 
-#: Units that become durable within this time share a round trip: 100 round trips a second instead of 500.
-FLUSH_INTERVAL_S: Final = 0.005
-COVER_INTERVAL_S: Final = 2.0
 WRITE_TIMEOUT_S: Final = 2.0
-FIRST_RETRY_S: Final = 0.1
-LAST_RETRY_S: Final = 5.0
 #: Lanes that catch up or rebuild at one time: each holds a consumer and a chunk of records.
 SYNCHRONISING_LANES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often the writer acts, in seconds."""
+
+    flush_s: float = 0.005
+    """Units that become durable within this time share a round trip: 100 a second instead of 500"""
+    cover_s: float = 2.0
+    """A live lane without traffic is verified this often"""
+    first_retry_s: float = 0.1
+    last_retry_s: float = 5.0
 
 
 class LookupWriter:
@@ -46,7 +54,7 @@ class LookupWriter:
     Args:
         settings: application id, queue size, Redis and Kafka.
         views: what is served; keys of other views are not followed.
-        store, changelog, now_ms: Redis, Kafka and the clock, for tests.
+        store, changelog, now_ms, pace: Redis, Kafka and time, for tests.
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class LookupWriter:
         store: LookupStore | None = None,
         changelog: Changelog | None = None,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        pace: Pace = Pace(),
     ) -> None:
         self.counters = LookupCounters()
         self._app_id = settings.app_id
@@ -65,6 +74,7 @@ class LookupWriter:
         self._store = store or RedisStore(redis_client(settings, "lookup-writer", WRITE_TIMEOUT_S, SYNCHRONISING_LANES + 2))
         self._sync = Synchroniser(self._store, changelog or KafkaChangelog(settings), self.counters, now_ms)
         self._now_ms = now_ms
+        self._pace = pace
         self._lanes: dict[LaneId, FollowedLane] = {}
         self._tasks: dict[LaneId, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -136,7 +146,7 @@ class LookupWriter:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                async with asyncio.timeout(COVER_INTERVAL_S):
+                async with asyncio.timeout(self._pace.cover_s):
                     await self._wake.wait()
             except TimeoutError:
                 pass  # no traffic: the covers are due
@@ -145,9 +155,13 @@ class LookupWriter:
             if loop.time() < next_covers:
                 live = [lane for lane in live if lane.is_dirty]
             else:
-                next_covers = loop.time() + COVER_INTERVAL_S
-            await self._flush(live)
-            await asyncio.sleep(FLUSH_INTERVAL_S)
+                next_covers = loop.time() + self._pace.cover_s
+            try:
+                await self._flush(live)
+            except Exception:  # a bug must cost freshness, not the lookups of all lanes for good
+                log.exception("lookups were not written; the lanes catch up")
+                self._failed(live, None)
+            await asyncio.sleep(self._pace.flush_s)
 
     async def _flush(self, lanes: list[FollowedLane]) -> None:
         """One round trip for all of ``lanes``. Never raises but on cancellation: a lane that failed is lost."""
@@ -174,10 +188,10 @@ class LookupWriter:
                 lane.lose()  # whether it was written is not known
             raise
         for lane, epoch, taken, cover, count in sent:
-            complete = all([next(applied) for _ in range(count)])  # a list: every answer is taken
+            answers = [next(applied) for _ in range(count)]
             if lane.epoch != epoch:
                 continue
-            if complete:
+            if all(answers):
                 lane.written(cover, taken.stamp)
                 self.counters.units += taken.units
                 self.counters.keys += len(taken.writes)
@@ -188,7 +202,7 @@ class LookupWriter:
 
     async def _follow(self, lane: FollowedLane) -> None:
         """Make the lane live, again and again."""
-        retry_s = FIRST_RETRY_S
+        retry_s = self._pace.first_retry_s
         while True:
             lane.lost.clear()
             try:
@@ -204,11 +218,11 @@ class LookupWriter:
                 self.counters.failures += 1
                 lane.lose()
             else:
-                retry_s = FIRST_RETRY_S
+                retry_s = self._pace.first_retry_s
                 self._wake.set()
                 await lane.lost.wait()
             await asyncio.sleep(retry_s * random.uniform(0.5, 1.0))  # noqa: S311  lanes must not come back in step
-            retry_s = min(LAST_RETRY_S, retry_s * 2)
+            retry_s = min(self._pace.last_retry_s, retry_s * 2)
 
     def _lose(self, lane: FollowedLane, loss: str) -> None:
         if loss == "overflow":
@@ -221,10 +235,10 @@ class LookupWriter:
         else:
             lane.stop_queueing()  # its task is at work: it sees this and goes another round
 
-    def _failed(self, lanes: list[FollowedLane], exc: BaseException) -> None:
+    def _failed(self, lanes: list[FollowedLane], exc: BaseException | None) -> None:
         self.counters.failures += 1
-        if any(lane.state != "down" for lane in lanes):
-            log.warning("lookups cannot reach Redis, the stream goes on: %s", exc)
+        if exc is not None and all(lane.state != "down" for lane in self._lanes.values()):
+            log.warning("lookups cannot reach Redis, the stream goes on: %s", exc)  # once an outage
         for lane in lanes:
             lane.lose("down")
 
@@ -234,7 +248,7 @@ def _groups(lanes: list[FollowedLane]) -> Iterable[list[FollowedLane]]:
     group: list[FollowedLane] = []
     keys = 0
     for lane in lanes:
-        if group and keys + len(lane.pending) > 2000:
+        if group and keys + len(lane.pending) > MAX_KEYS_PER_SEND:
             yield group
             group, keys = [], 0
         group.append(lane)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from fastapi import APIRouter, FastAPI, Request, Response
 from prometheus_client import CollectorRegistry
@@ -33,11 +33,18 @@ def metrics_router(registry: CollectorRegistry) -> APIRouter:
     @router.get("/metrics", response_class=Response, response_model=None)
     async def metrics(request: Request) -> Response:
         """All metrics of this worker. `Accept: application/openmetrics-text` gets OpenMetrics."""
-        encode, content_type = choose_encoder(request.headers.get("accept", ""))
+        encode, content_type = _encoder(request.headers.get("accept", ""))
         collected = _Collected(list(registry.collect()))
         return Response(await asyncio.to_thread(encode, collected), headers={"content-type": content_type})
 
     return router
+
+
+def _encoder(accept: str) -> tuple[Callable[[Collector], bytes], str]:
+    try:
+        return choose_encoder(accept)
+    except (TypeError, ValueError):  # what the library makes of a version that is not a number
+        return choose_encoder("")
 
 
 def measure_http(app: FastAPI, registry: CollectorRegistry) -> None:

@@ -58,7 +58,7 @@ class SidecarServer:
     @property
     def port(self) -> int:
         """The port it listens on; the wanted one (0: any) before ``bind``."""
-        return int(self._socket.getsockname()[1]) if self._socket else self._port
+        return self._port
 
     @property
     def url(self) -> str:
@@ -77,6 +77,7 @@ class SidecarServer:
             self._socket = socket.create_server((str(address[0]), self._port), family=family)
         except OSError as exc:
             raise SidecarBindError(self._host, self._port, exc) from exc
+        self._port = int(self._socket.getsockname()[1])
         self._server = _Server(self._config())
 
     async def serve(self) -> None:

@@ -101,7 +101,7 @@ COMMIT_SECONDS = Metric(
 )
 CHANGELOG_RECORDS = Metric(
     "veltrix_changelog_records_total", "counter", "Changelog records written, markers included.",
-    "Per event it should be at most 3: more means keys are not folded per batch.",
+    "Per event it should be at most 3: more means keys are not folded per batch.", (), "records",
 )
 CHANGELOG_BYTES = Metric(
     "veltrix_changelog_bytes_total", "counter", "Changelog bytes written before compression.",
@@ -113,7 +113,7 @@ STATE_KEYS = Metric(
 )
 QUEUED_RECORDS = Metric(
     "veltrix_queued_records", "gauge", "Records fetched and waiting in the lane.",
-    "At VELTRIX_LANE_HIGH_WATER: the lane is paused, back-pressure works.", ("agent", "partition"),
+    "At VELTRIX_LANE_HIGH_WATER: the lane is paused, back-pressure works.", ("agent", "partition"), "records",
 )
 UNITS_IN_FLIGHT = Metric(
     "veltrix_units_in_flight", "gauge", "Micro-batches between fetch and durable.",
@@ -169,25 +169,33 @@ LOOP_LAG = Metric(
     "veltrix_loop_lag_seconds", "histogram", "How late the event loop runs a timer; every 100 ms.",
     "Above 0.1 often: something blocks the loop, run py-spy dump.", (), "seconds", LAG_BUCKETS,
 )
-REDIS_UP = Metric(
-    "veltrix_redis_up", "gauge", "1 when the last call to Redis worked.",
-    "0: lookups come from local tables; the stream goes on and Redis catches up later.",
-)
 REDIS_WRITES = Metric(
-    "veltrix_redis_writes_total", "counter", "Write-through pipelines acknowledged by Redis.", "Flat while events flow: see veltrix_redis_up.",
+    "veltrix_redis_writes_total", "counter", "Units written through to Redis by live lanes.",
+    "Flat while events flow: see veltrix_redis_lanes.",
 )
 REDIS_KEYS = Metric(
-    "veltrix_redis_keys_written_total", "counter", "Keys written to Redis.", "Far above events: catch-up or rebuild is running.",
+    "veltrix_redis_keys_written_total", "counter", "Keys written or deleted in Redis, by whatever way.",
+    "Far above events: a catch-up or a rebuild is running.",
 )
 REDIS_FAILURES = Metric(
-    "veltrix_redis_failures_total", "counter", "Calls to Redis that failed or timed out.", "Rising: Redis is down, slow or refuses the login.",
+    "veltrix_redis_failures_total", "counter", "Calls to Redis, or to Kafka for a catch-up, that failed or timed out.",
+    "Rising: Redis is down, slow or refuses the login. The stream goes on; lookups come from local tables.",
+)
+REDIS_LOSSES = Metric(
+    "veltrix_redis_losses_total", "counter", "Times a live lane lost touch with Redis: gap (Redis holds something else), overflow (queue full).",
+    "overflow: Redis is slower than the stream, raise VELTRIX_REDIS_QUEUE_UNITS. gap: Redis restarted or evicts keys.", ("reason",),
+)
+REDIS_SYNCS = Metric(
+    "veltrix_redis_syncs_total", "counter", "Lanes brought up to date: catch_up (from the changelog), rebuild (from the table).",
+    "rebuild after each restart: Redis keeps no data, switch persistence on or accept the cost.", ("kind",),
 )
 REDIS_LANES = Metric(
-    "veltrix_redis_lanes", "gauge", "Lanes by how their lookups follow the table.",
-    "Not live for minutes: Redis is slower than the stream, raise VELTRIX_REDIS_QUEUE_UNITS or give it more CPU.", ("state",),
+    "veltrix_redis_lanes", "gauge", "Lanes by how their lookups follow the table: live, catching_up, rebuilding, down.",
+    "down: see veltrix_redis_failures_total and the log. Long catching_up or rebuilding: Redis or the worker lacks CPU.", ("state",),
 )
-REDIS_QUEUED = Metric(
-    "veltrix_redis_queued_units", "gauge", "Units waiting for Redis, all lanes.", "At its limit: lanes fall back to catching up from the changelog.",
+REDIS_BEHIND = Metric(
+    "veltrix_redis_behind_records", "gauge", "Changelog records of the lane that Redis does not cover yet.",
+    "Growing: lookups from Redis get older; their freshness stamp says by how much.", ("agent", "partition"), "records",
 )
 BUILD = Metric(
     "veltrix_build_info", "info", "Build and runtime of this worker.", "Different versions in one group: a rollout is under way.",

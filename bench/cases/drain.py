@@ -9,7 +9,7 @@ from app.topics import INTERACTIONS
 from bench.events import Expected
 from bench.kafka import GroupOffsets
 from bench.procfs import Cost, cpu_seconds
-from bench.result import CaseResult, Goal, Numbers, at_least, at_most, ratios
+from bench.result import CaseResult, Goal, Numbers, Parameters, at_least, at_most, ratios
 from bench.run import Run, running
 from bench.services import Subject
 from bench.verify import Outcome, defects, disagreement, read_outcome
@@ -67,7 +67,12 @@ def run_drain(run: Run, case: Drain) -> CaseResult:
         failures += defects(name, outcomes[name], expected)
         if not case.redis:
             run.drained[name, case.partitions] = subject
-    parameters = {"events": events, "partitions": case.partitions, "redis": case.redis, "bytes_per_event": expected.value_bytes // events}
+    parameters: Parameters = {
+        "events": events,
+        "partitions": case.partitions,
+        "redis": case.redis,
+        "bytes_per_event": expected.value_bytes // events,
+    }
     return CaseResult(
         case=case.name,
         parameters=parameters,

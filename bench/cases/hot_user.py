@@ -13,7 +13,7 @@ from bench.cases.drain import drain
 from bench.events import clean_clicks, read_events, templates, write_events
 from bench.kafka import GroupOffsets
 from bench.load import SLOT, SendPlan, preload, send_plan
-from bench.result import CaseResult, Goal, Numbers, at_most, ratios
+from bench.result import CaseResult, Goal, Numbers, Parameters, at_most, ratios
 from bench.run import EVENT_AGE_MS, Run, now_ms, running
 from bench.schedule import NANOSECOND, Slice
 from bench.services import Subject
@@ -42,8 +42,15 @@ def run_hot_user(run: Run) -> CaseResult:
     for name in run.subjects:
         run.say(f"{NAME}: {name}")
         numbers[name] = _drained(run, name, failures) | _paced(run, name)
-    parameters = {"events": run.sizes.hot_events, "paced_rate": PACED_RATE, "paced_seconds": run.sizes.hot_paced_s, "partitions": PARTITIONS}
-    return CaseResult(case=NAME, parameters=parameters, subjects=numbers, ratio=ratios(numbers), goals=_goals(numbers), failures=failures)
+    parameters: Parameters = {
+        "events": run.sizes.hot_events,
+        "paced_rate": PACED_RATE,
+        "paced_seconds": run.sizes.hot_paced_s,
+        "partitions": PARTITIONS,
+    }
+    return CaseResult(
+        case=NAME, parameters=parameters, subjects=numbers, ratio=ratios(numbers), goals=_goals(numbers), failures=failures
+    )
 
 
 def _drained(run: Run, name: str, failures: list[str]) -> Numbers:
@@ -74,7 +81,9 @@ def _paced(run: Run, name: str) -> Numbers:
 
 def changelog_bytes(run: Run, subject: Subject) -> int:
     """Bytes of keys and values that a subject has written into its changelog."""
-    return sum(len(message.key() or b"") + len(message.value() or b"") for message in run.services.kafka.read_all(subject.changelog))
+    return sum(
+        len(message.key() or b"") + len(message.value() or b"") for message in run.services.kafka.read_all(subject.changelog)
+    )
 
 
 def _wait_committed(run: Run, subject: Subject, sent: int) -> None:

@@ -17,15 +17,16 @@ from typing import TypeVar
 
 import msgspec
 
+from app.cli.clickstream import Click
 from app.topics import INTERACTIONS
 from bench import reader
-from bench.events import Click, clean_clicks, only_partition, templates, write_events
+from bench.events import clean_clicks, only_partition, templates, write_events
 from bench.handloop import SOURCE as HAND_SOURCE
 from bench.histogram import Percentiles, encode, histogram_of, merge, summarise
 from bench.load import SLOT, SendPlan, SendReport
 from bench.procfs import cpu_seconds
 from bench.reader import ReadOrder, ReadReport
-from bench.result import CaseResult, Goal, Numbers, at_most, ratios
+from bench.result import CaseResult, Goal, Numbers, Parameters, at_most, ratios
 from bench.run import EVENT_AGE_MS, Run, now_ms, running
 from bench.schedule import NANOSECOND, Share, Slice, interleave, plan_seconds
 from bench.services import ROOT, Subject
@@ -74,7 +75,13 @@ def run_latency(run: Run, case: Latency) -> CaseResult:
         plan = interleave(shares, case.rate, run.sizes.rounds, run.sizes.warmup_s, GAP_S)
         run.say(f"{case.name}: {plan_seconds(plan):.0f} s")
         measured = _measure(run, subjects, plan)
-    parameters = {"rate": case.rate, "partitions": PARTITIONS, "hot": case.hot, "redis": True, "worker_seconds": run.sizes.worker_s}
+    parameters: Parameters = {
+        "rate": case.rate,
+        "partitions": PARTITIONS,
+        "hot": case.hot,
+        "redis": True,
+        "worker_seconds": run.sizes.worker_s,
+    }
     return _result(case, parameters, subjects, plan, measured)
 
 
@@ -102,7 +109,10 @@ def _measure(run: Run, subjects: Mapping[str, Subject], plan: Sequence[Slice]) -
     ready.unlink(missing_ok=True)
     starts = {topic: run.services.kafka.end_offsets(topic) for topic in outputs}
     order = ReadOrder(run.kafka_bootstrap, starts, expected, end_ns + int(TAIL_S * NANOSECOND), str(folder), str(ready))
-    listener, sender = _tool(folder, "reader", order), _tool(folder, "load", SendPlan(run.kafka_bootstrap, str(folder / "templates.bin"), start_ns, list(plan)))
+    listener, sender = (
+        _tool(folder, "reader", order),
+        _tool(folder, "load", SendPlan(run.kafka_bootstrap, str(folder / "templates.bin"), start_ns, list(plan))),
+    )
     try:
         listener.start()
         listener.wait_until(ready.exists, LEAD_S)
@@ -141,7 +151,9 @@ def latencies(plan: Sequence[Slice], start_ns: int, target: str, arrivals: Seque
             yield [(read - intended) // 1000 for intended, read in arrivals if begin <= intended < end]
 
 
-def _result(case: Latency, parameters: dict[str, int | float | str | bool], subjects: Mapping[str, Subject], plan: Sequence[Slice], got: Measured) -> CaseResult:
+def _result(
+    case: Latency, parameters: Parameters, subjects: Mapping[str, Subject], plan: Sequence[Slice], got: Measured
+) -> CaseResult:
     numbers: dict[str, Numbers] = {}
     encoded: dict[str, str] = {}
     failures: list[str] = []
@@ -160,7 +172,14 @@ def _result(case: Latency, parameters: dict[str, int | float | str | bool], subj
     void = [f"the generator was late: p99 {late.p99_ms} ms"] if late.p99_ms > MAX_LATENESS_MS else []
     goals = _goals(numbers) if case.goals else []
     return CaseResult(
-        case=case.name, parameters=parameters, subjects=numbers, ratio=ratios(numbers), goals=goals, failures=failures, void=void, histograms=encoded
+        case=case.name,
+        parameters=parameters,
+        subjects=numbers,
+        ratio=ratios(numbers),
+        goals=goals,
+        failures=failures,
+        void=void,
+        histograms=encoded,
     )
 
 
@@ -197,7 +216,9 @@ def _tool(folder: Path, module: str, order: msgspec.Struct) -> ManagedProcess:
     path.write_bytes(msgspec.json.encode(order))
     out = folder / f"{module}.out"
     out.write_bytes(b"")
-    return ManagedProcess(Command(module, [sys.executable, "-m", f"bench.{module}", str(path)], folder / f"{module}.log", cwd=ROOT, stdout=out))
+    return ManagedProcess(
+        Command(module, [sys.executable, "-m", f"bench.{module}", str(path)], folder / f"{module}.log", cwd=ROOT, stdout=out)
+    )
 
 
 def _finish(tool: ManagedProcess, folder: Path, module: str, kind: type[T]) -> T:

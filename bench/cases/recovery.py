@@ -7,7 +7,7 @@ import time
 
 from bench.cases.drain import drain
 from bench.procfs import cpu_seconds, memory_bytes
-from bench.result import CaseResult, Goal, Numbers, at_least, ratios
+from bench.result import CaseResult, Goal, Numbers, Parameters, at_least, ratios
 from bench.run import Run, running
 from bench.services import Subject
 
@@ -34,8 +34,10 @@ def run_recovery(run: Run) -> CaseResult:
         numbers[name] = _restore(run, subject)
         if numbers[name]["records"] != written:
             failures.append(f"{name}: restored {numbers[name]['records']:.0f} of {written} changelog records")
-    parameters: dict[str, int | float | str | bool] = {"events": events, "partitions": PARTITIONS}
-    return CaseResult(case=NAME, parameters=parameters, subjects=numbers, ratio=ratios(numbers), goals=_goals(numbers), failures=failures)
+    parameters: Parameters = {"events": events, "partitions": PARTITIONS}
+    return CaseResult(
+        case=NAME, parameters=parameters, subjects=numbers, ratio=ratios(numbers), goals=_goals(numbers), failures=failures
+    )
 
 
 def _restore(run: Run, subject: Subject) -> Numbers:

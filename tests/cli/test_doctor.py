@@ -145,7 +145,8 @@ async def test_a_free_port_and_any_port_are_ok() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "status"), [(b"HTTP/1.1 200 OK\r\n\r\n", "ok"), (b"HTTP/1.1 404 Not Found\r\n\r\n", "fail"), (b"SSH-2.0\r\n", "fail")]
+    ("answer", "status"),
+    [(b"HTTP/1.1 200 OK\r\n\r\n", "ok"), (b"HTTP/1.1 404 Not Found\r\n\r\n", "fail"), (b"SSH-2.0\r\n", "fail")],
 )
 async def test_a_taken_port_is_ok_only_if_a_sidecar_answers(answer: bytes, status: str) -> None:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -215,5 +216,3 @@ def test_json_lists_every_check(monkeypatch: pytest.MonkeyPatch) -> None:
         "ok": False,
         "checks": [{"name": "b", "status": "fail", "detail": "bad", "advice": "mend it"}],
     }
-
-

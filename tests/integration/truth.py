@@ -10,7 +10,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import Consumer, Message, Producer, TopicPartition
 
@@ -54,7 +54,9 @@ def send(settings: Settings, events: Sequence[Click], sent: Sent, *, rate: float
         if rate and (ahead := start + number / rate - time.monotonic()) > 0:
             producer.poll(0)
             time.sleep(ahead)
-        producer.produce(INTERACTIONS, key=click.key, value=click.value, on_delivery=lambda err, _: failed.append(err) if err else None)
+        producer.produce(
+            INTERACTIONS, key=click.key, value=click.value, on_delivery=lambda err, _: failed.append(err) if err else None
+        )
     producer.flush()
     assert not failed
     sent.clicks += events
@@ -65,7 +67,8 @@ def read(settings: Settings, topic: str) -> list[Message]:
     options = {"bootstrap.servers": settings.kafka_bootstrap, "group.id": "truth", "enable.auto.commit": False}
     consumer = Consumer({**options, "enable.partition.eof": True, "auto.offset.reset": "earliest"})
     consumer.assign([TopicPartition(topic, partition, 0) for partition in range(settings.partitions)])
-    messages, ended = [], set()
+    messages: list[Message] = []
+    ended: set[int | None] = set()
     while len(ended) < settings.partitions:
         for message in consumer.consume(10_000, 1.0):
             if message.error():
@@ -111,17 +114,16 @@ class Outcome:
         sequences: dict[bytes, list[int]] = defaultdict(list)
         repeated = 0
         for message in read(settings, ENRICHED):
-            source = header(message, "veltrix-source")
-            assert source is not None
+            source, key, value = header(message, "veltrix-source"), message.key() or b"", message.value() or b""
             if source in by_source:
-                assert by_source[source] == message.value()
+                assert by_source[source] == value
                 repeated += 1
                 continue
-            by_source[source] = message.value()
-            event = json.loads(message.value())
+            by_source[source] = value
+            event = json.loads(value)
             assert event["messageId"] not in values, "a duplicate passed"
-            values[event["messageId"]] = message.value()
-            sequences[message.key()].append(event["veltrix"]["sequence"])
+            values[event["messageId"]] = value
+            sequences[key].append(event["veltrix"]["sequence"])
         return cls(values, repeated, dict(sequences))
 
 
@@ -140,13 +142,14 @@ def assert_exact(settings: Settings, sent: Sent) -> Outcome:
 
 def dead_letters(settings: Settings) -> set[tuple[str, bytes]]:
     """(reason, original bytes) of every dead letter."""
-    return {(str(header(m, "dlq.reason"), "utf-8"), m.value()) for m in read(settings, dead_letters_of(settings.app_id, INTERACTIONS))}  # type: ignore[arg-type]
+    records = read(settings, dead_letters_of(settings.app_id, INTERACTIONS))
+    return {(header(record, "dlq.reason").decode(), record.value() or b"") for record in records}
 
 
-def header(message: Message, name: str) -> bytes | None:
-    """The first header of that name."""
-    headers: list[tuple[str, bytes]] = message.headers() or []
-    return next((value for key, value in headers if key == name), None)
+def header(message: Message, name: str) -> bytes:
+    """The first header of that name; a missing one fails the test."""
+    headers = cast("list[tuple[str, bytes]]", message.headers())
+    return next(value for key, value in headers if key == name)
 
 
 def lookup(worker: WorkerProcess, user: str) -> dict[str, Any]:

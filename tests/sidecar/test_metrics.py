@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
@@ -39,6 +40,14 @@ async def test_what_prometheus_itself_asks_for_gets_openmetrics(sidecar: Sidecar
 
     assert answer.headers["content-type"].startswith("application/openmetrics-text; version=1.0.0")
     assert "# EOF" in answer.text
+
+
+@pytest.mark.parametrize("accept", ["application/openmetrics-text;version=new", "text/plain;version=old", ";;=,", "image/png"])
+async def test_an_accept_header_that_makes_no_sense_gets_prometheus_text(sidecar: Sidecar, accept: str) -> None:
+    answer = await sidecar.get("/metrics", headers={"accept": accept})
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
 
 
 async def test_requests_are_counted_by_route_and_not_by_path(new_sidecars: NewSidecars) -> None:

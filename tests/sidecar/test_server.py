@@ -9,12 +9,13 @@ import socket
 from collections.abc import AsyncIterator
 
 import httpx
+import mode
 import pytest
 from starlette.types import Receive, Scope, Send
 
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.sidecar.service import SidecarService
-from tests.sidecar.conftest import Sidecar
+from tests.sidecar.conftest import Sidecar, assert_problem
 
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,6 +59,17 @@ async def test_it_answers_as_soon_as_it_has_started(sidecar: Sidecar) -> None:
     async with started(SidecarService(sidecar.app, "127.0.0.1", 0)) as client:
         assert (await client.get("/livez")).json()["status"] == "alive"
         assert (await client.get("/metrics")).status_code == 200
+
+
+async def test_an_unexpected_failure_is_logged_once_with_its_trace(sidecar: Sidecar, caplog: pytest.LogCaptureFixture) -> None:
+    sidecar.dead_letters.failure = RuntimeError("reader broke")
+
+    async with started(SidecarService(sidecar.app, "127.0.0.1", 0)) as client:
+        answer = await client.get("/api/v1/dlq/queues")
+
+    assert_problem(answer, 500, "internal-error")
+    traces = [record.exc_info for record in caplog.records if record.exc_info]
+    assert [str(trace[1]) for trace in traces] == ["reader broke"]
 
 
 async def test_stopping_frees_the_port() -> None:
@@ -109,6 +121,33 @@ async def test_a_host_that_does_not_exist_is_a_clear_refusal() -> None:
 
     with pytest.raises(SidecarBindError, match="cannot listen on no such host"):
         await server.bind()
+
+
+async def test_it_answers_before_its_siblings_start_and_after_they_stop() -> None:
+    """The worker's order: the first dependency starts first and stops last."""
+    sidecar, seen = SidecarService(hello, "127.0.0.1", 0), []
+
+    class Stream(mode.Service):
+        async def on_start(self) -> None:
+            await self.ask("starting")
+
+        async def on_stop(self) -> None:
+            await self.ask("stopping")
+
+        async def ask(self, when: str) -> None:
+            async with httpx.AsyncClient() as client:
+                seen.append((when, (await client.get(sidecar.url)).status_code))
+
+    class Worker(mode.Service):
+        def on_init_dependencies(self) -> list[mode.ServiceT]:
+            return [sidecar, Stream()]
+
+    worker = Worker()
+    await worker.start()
+    await worker.stop()
+
+    assert seen == [("starting", 200), ("stopping", 200)]
+    assert is_free(sidecar.port)
 
 
 async def test_signals_stay_with_the_worker() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,7 @@ from prometheus_client.openmetrics.exposition import generate_latest as generate
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+from app.settings import Settings
 from app.telemetry.catalogue import CONSUMED, LATENCY, METRICS, Catalogue, Metric, Reading
 from app.telemetry.engine import BuildInfo, EngineMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
@@ -34,6 +36,8 @@ def test_a_declaration_follows_the_conventions(metric: Metric) -> None:
     assert metric.name.startswith("veltrix_")
     assert metric.name.endswith("_total") == (metric.kind == "counter")
     assert metric.name.removesuffix("_total").endswith(metric.unit)
+    for ending in ("seconds", "bytes", "records"):
+        assert not metric.name.removesuffix("_total").endswith(ending) or metric.unit == ending
     assert (metric.kind == "histogram") == bool(metric.bounds)
     assert metric.meaning.endswith(".")
     assert metric.action.endswith(".")
@@ -43,6 +47,15 @@ def test_names_are_declared_once() -> None:
     names = [metric.name for metric in METRICS]
 
     assert len(set(names)) == len(names) > 30
+
+
+def test_help_texts_name_settings_and_metrics_that_exist() -> None:
+    settings = {f"VELTRIX_{name.upper()}" for name in Settings.model_fields}
+    metrics = {metric.name for metric in METRICS}
+
+    for metric in METRICS:
+        assert set(re.findall(r"VELTRIX_[A-Z_]+", metric.help)) <= settings
+        assert set(re.findall(r"veltrix_[a-z_]+", metric.help)) <= metrics
 
 
 def test_every_declared_metric_is_exposed_with_its_help_and_type(catalogue: Catalogue) -> None:

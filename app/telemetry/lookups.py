@@ -1,0 +1,69 @@
+"""How Redis follows the tables, read from the lookup writer when ``/metrics`` is scraped."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from typing import Protocol
+
+from app.engine.api import LaneId
+from app.telemetry import catalogue as m
+
+STATES = ("live", "catching_up", "rebuilding", "down")
+
+
+class LookupCounters(Protocol):
+    """Cumulative counts, all lanes together. ``app.lookups.lane.LookupCounters`` fits."""
+
+    @property
+    def units(self) -> int: ...
+    @property
+    def keys(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def gaps(self) -> int: ...
+    @property
+    def overflows(self) -> int: ...
+    @property
+    def catch_ups(self) -> int: ...
+    @property
+    def rebuilds(self) -> int: ...
+
+
+class LookupFollower(Protocol):
+    """What writes lookups through. ``app.lookups.writer.LookupWriter`` fits."""
+
+    @property
+    def counters(self) -> LookupCounters: ...
+
+    def states(self) -> Mapping[LaneId, str]:
+        """One of ``STATES`` for each followed lane."""
+        ...
+
+    def behind(self) -> Mapping[LaneId, int]:
+        """Changelog records per lane that Redis does not cover yet."""
+        ...
+
+
+class LookupMetrics:
+    """A source over a ``LookupFollower``; leave it out where there is no Redis."""
+
+    def __init__(self, catalogue: m.Catalogue, follower: LookupFollower) -> None:
+        self._follower = follower
+        catalogue.add(self)
+
+    def readings(self) -> Iterator[m.Reading]:
+        counters = self._follower.counters
+        yield m.REDIS_WRITES, (), counters.units
+        yield m.REDIS_KEYS, (), counters.keys
+        yield m.REDIS_FAILURES, (), counters.failures
+        yield m.REDIS_LOSSES, ("gap",), counters.gaps
+        yield m.REDIS_LOSSES, ("overflow",), counters.overflows
+        yield m.REDIS_SYNCS, ("catch_up",), counters.catch_ups
+        yield m.REDIS_SYNCS, ("rebuild",), counters.rebuilds
+        lanes = Counter(self._follower.states().values())
+        for state in STATES:
+            yield m.REDIS_LANES, (state,), lanes[state]
+        for lane, records in self._follower.behind().items():
+            yield m.REDIS_BEHIND, (lane.agent, str(lane.partition)), records

@@ -1,0 +1,163 @@
+"""What a body reads: its own writes first, then accepted ones, then RocksDB; and nothing of a discarded run."""
+
+from __future__ import annotations
+
+import pytest
+
+from app.engine.api import View
+from app.engine.state import LaneState
+from app.engine.store import PartitionStore
+from tests.engine.support import COUNTS
+
+OTHER: View[str] = View("names", b"n", str.encode, bytes.decode)
+
+
+class CountingStore:
+    """Passes on to a store and notes every multi-get."""
+
+    def __init__(self, store: PartitionStore) -> None:
+        self._store = store
+        self.reads: list[list[bytes]] = []
+
+    def get_many(self, keys: list[bytes]) -> list[bytes | None]:
+        self.reads.append(list(keys))
+        return self._store.get_many(keys)
+
+
+@pytest.fixture
+def state(store: PartitionStore) -> LaneState:
+    """RocksDB holds a=1, b=2."""
+    store.apply({b"ca": b"1", b"cb": b"2"}, 0)
+    return LaneState(store, 100)
+
+
+def test_a_read_sees_rocksdb_and_absent_keys_are_left_out(state: LaneState) -> None:
+    assert state.stage().view(COUNTS).get_many(["a", "b", "zzz"]) == {"a": 1, "b": 2}
+    assert state.stage().view(COUNTS).get("zzz") is None
+
+
+def test_a_read_sees_what_this_run_has_written(state: LaneState) -> None:
+    counts = state.stage().view(COUNTS)
+    counts.put("a", 10)
+    counts.put("new", 3)
+    assert counts.get_many(["a", "b", "new"]) == {"a": 10, "b": 2, "new": 3}
+
+
+def test_two_bindings_of_a_view_in_one_run_see_each_other(state: LaneState) -> None:
+    stage = state.stage()
+    stage.view(COUNTS).put("a", 10)
+    assert stage.view(COUNTS).get("a") == 10
+
+
+def test_a_read_sees_writes_that_are_accepted_but_not_in_rocksdb(state: LaneState, store: PartitionStore) -> None:
+    stage = state.stage()
+    stage.view(COUNTS).put("a", 10)
+    state.accept(stage)
+    assert state.stage().view(COUNTS).get("a") == 10
+    assert store.get(b"ca") == b"1"
+
+
+def test_a_run_that_is_not_accepted_leaves_no_trace(state: LaneState) -> None:
+    stage = state.stage()
+    stage.view(COUNTS).put("a", 10)
+    stage.view(COUNTS).delete("b")
+    assert state.stage().view(COUNTS).get_many(["a", "b"]) == {"a": 1, "b": 2}
+
+
+def test_a_deleted_key_is_gone_for_this_run_and_for_later_ones(state: LaneState) -> None:
+    stage = state.stage()
+    stage.view(COUNTS).delete("a")
+    assert stage.view(COUNTS).get("a") is None
+    state.accept(stage)
+    assert state.stage().view(COUNTS).get("a") is None
+    assert stage.encode() == {b"ca": None}
+
+
+def test_a_deleted_key_can_be_written_again(state: LaneState) -> None:
+    stage = state.stage()
+    stage.view(COUNTS).delete("a")
+    stage.view(COUNTS).put("a", 5)
+    assert stage.view(COUNTS).get("a") == 5
+    assert stage.encode() == {b"ca": b"5"}
+
+
+def test_the_last_write_of_a_key_is_the_one_that_is_encoded(state: LaneState) -> None:
+    stage = state.stage()
+    for count in range(5):
+        stage.view(COUNTS).put("a", count)
+    assert stage.encode() == {b"ca": b"4"}
+
+
+def test_views_do_not_see_each_others_keys(state: LaneState) -> None:
+    stage = state.stage()
+    stage.view(OTHER).put("a", "Ada")
+    assert stage.view(COUNTS).get("a") == 1
+    assert stage.encode() == {b"na": b"Ada"}
+
+
+def test_a_many_key_read_is_one_multi_get_of_what_is_not_in_memory(store: PartitionStore) -> None:
+    store.apply({b"c%d" % n: b"%d" % n for n in range(10)}, 0)
+    counting = CountingStore(store)
+    state = LaneState(store, 100)
+    state.store = counting  # type: ignore[assignment]
+    counts = state.stage().view(COUNTS)
+    counts.put("3", 33)
+    assert counts.get_many(str(n) for n in range(5)) == {"0": 0, "1": 1, "2": 2, "3": 33, "4": 4}
+    assert counts.get_many(str(n) for n in range(7)) == {"0": 0, "1": 1, "2": 2, "3": 33, "4": 4, "5": 5, "6": 6}
+    assert counting.reads == [[b"c0", b"c1", b"c2", b"c4"], [b"c5", b"c6"]]
+
+
+def test_a_key_asked_for_twice_is_read_once(store: PartitionStore) -> None:
+    counting = CountingStore(store)
+    state = LaneState(store, 100)
+    state.store = counting  # type: ignore[assignment]
+    state.stage().view(COUNTS).get_many(["a", "a", "a"])
+    assert counting.reads == [[b"ca"]]
+
+
+# -- memory -------------------------------------------------------------------------------------------
+
+
+def accepted(state: LaneState, **counts: int | None) -> dict[bytes, bytes | None]:
+    """Accept one run; returns its raw writes."""
+    stage = state.stage()
+    for key, count in counts.items():
+        if count is None:
+            stage.view(COUNTS).delete(key)
+        else:
+            stage.view(COUNTS).put(key, count)
+    state.accept(stage)
+    return stage.encode()
+
+
+def test_eviction_never_drops_what_is_not_in_rocksdb_yet(store: PartitionStore) -> None:
+    state = LaneState(store, 1)
+    first, second = accepted(state, a=1, b=2), accepted(state, c=3)
+    state.evict([first, second])
+    assert state.stage().view(COUNTS).get_many("abc") == {"a": 1, "b": 2, "c": 3}
+    store.apply(first, 1)
+    state.evict([second])
+    assert set(state.hot) == {b"cc"}
+    assert state.stage().view(COUNTS).get_many("abc") == {"a": 1, "b": 2, "c": 3}
+
+
+def test_eviction_never_drops_a_delete_that_is_not_in_rocksdb_yet(store: PartitionStore) -> None:
+    store.apply({b"ca": b"1"}, 0)
+    state = LaneState(store, 0)
+    delete = accepted(state, a=None)
+    state.evict([delete])
+    assert state.stage().view(COUNTS).get("a") is None
+    store.apply(delete, 1)
+    state.evict([])
+    assert state.hot == {}
+    assert state.stage().view(COUNTS).get("a") is None
+
+
+def test_eviction_takes_the_oldest_writes_first_and_only_down_to_the_limit(store: PartitionStore) -> None:
+    state = LaneState(store, 2)
+    store.apply(accepted(state, a=1, b=2, c=3), 0)
+    store.apply(accepted(state, a=4), 1)
+    state.evict([])
+    assert list(state.hot) == [b"cc", b"ca"]
+    state.evict([])
+    assert list(state.hot) == [b"cc", b"ca"]
