@@ -58,21 +58,24 @@ log = structlog.get_logger(__name__)
 PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {"users": to_json}
 
 
-def declared_agents() -> tuple[AgentDeclaration, ...]:
-    """Import every file under ``agents/``; an import error stops the worker instead of losing an agent silently."""
-    for module in pkgutil.iter_modules(agents.__path__):
-        importlib.import_module(f"agents.{module.name}")
-    return tuple(registry)
+def import_agents() -> frozenset[str]:
+    """Import every file under ``agents/``; returns the names that must each be an agent of that file.
+
+    Done when this module is imported, while Faust's command line has the current directory on the import path, and
+    in plain sight: an import error stops the worker, where Faust's autodiscovery would leave an agent out silently.
+    """
+    names = {module.name for module in pkgutil.iter_modules(agents.__path__)}
+    for name in names:
+        importlib.import_module(f"agents.{name}")
+    return frozenset(names - {"registry"})
 
 
-def agent_files() -> set[str]:
-    """Names of the files under ``agents/`` that must each declare an agent of that name."""
-    return {module.name for module in pkgutil.iter_modules(agents.__path__)} - {"registry"}
+AGENT_FILES: Final = import_agents()
 
 
 def build(settings: Settings) -> EngineApp:
     """One worker, wired and not started."""
-    declarations = declared_agents()
+    declarations = tuple(registry)
     registry_of_metrics = CollectorRegistry()
     catalogue = Catalogue(registry_of_metrics)
     stream_app = new_faust_app(settings, logging_config(settings))
@@ -82,7 +85,7 @@ def build(settings: Settings) -> EngineApp:
     stream_app.engine = new_engine(settings, declarations, stream_app, PipelineMetrics(catalogue), follower or NoListener())
     stream_app.fatal = fatal
     stream_app.bind(declarations, settings.partitions)
-    assert_complete(stream_app, agent_files())
+    assert_complete(stream_app, AGENT_FILES)
     loop_lag = LoopLagMonitor(catalogue)
     EngineMetrics(catalogue, status)
     BuildInfo(catalogue, settings.app_id, settings.app_version)

@@ -38,7 +38,7 @@ class Sizes:
 
 
 FULL = Sizes(1_000_000, 400_000, worker_s=60, hand_s=30, floor_s=20, rounds=4, warmup_s=5, hot_events=100_000, hot_paced_s=15)
-QUICK = Sizes(150_000, 80_000, worker_s=8, hand_s=6, floor_s=4, rounds=2, warmup_s=5, hot_events=20_000, hot_paced_s=5)
+QUICK = Sizes(150_000, 80_000, worker_s=8, hand_s=6, floor_s=4, rounds=2, warmup_s=5, hot_events=50_000, hot_paced_s=5)
 
 
 @dataclass(slots=True)

@@ -104,7 +104,7 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
     )
 
 
-def assert_complete(app: EngineApp, expected: set[str]) -> None:
+def assert_complete(app: EngineApp, expected: frozenset[str]) -> None:
     """Refuse to run a worker that lacks a compiled extension or an agent.
 
     Without Faust's Cython stream the Python fallback acknowledges events it skipped after a rebalance.

@@ -79,7 +79,9 @@ async def test_a_unit_without_state_or_output_still_moves_the_position(start_lan
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-async def test_what_is_durable_is_the_longest_prefix_whatever_the_order_of_acknowledgements(start_lane: Start, order: tuple[int, ...]) -> None:
+async def test_what_is_durable_is_the_longest_prefix_whatever_the_order_of_acknowledgements(
+    start_lane: Start, order: tuple[int, ...]
+) -> None:
     rig = start_lane(unit_max_records=1)
     rig.lane.offer(events(0, 3))
     await settle()
@@ -152,7 +154,6 @@ async def test_at_most_unit_depth_units_are_in_flight(start_lane: Start) -> None
     assert (rig.lane.units_in_flight, len(rig.delivery.outputs)) == (2, 3)
 
 
-@pytest.mark.xfail(strict=True, reason="units that were split by size are all published at once, whatever the depth")
 async def test_units_split_by_size_respect_the_depth_too(start_lane: Start) -> None:
     rig = start_lane(unit_depth=1, batch_bytes=4_000)
     rig.lane.offer([event(offset, f"{offset:0>500}") for offset in range(12)])
@@ -177,20 +178,20 @@ async def test_a_unit_has_at_most_so_many_records(start_lane: Start) -> None:
     assert [unit.records for unit in rig.observer.units] == [4, 4, 2]
 
 
-async def test_a_unit_takes_no_more_lists_once_it_has_so_many_bytes(start_lane: Start) -> None:
+async def test_a_unit_has_at_most_so_many_bytes_however_they_were_fetched(start_lane: Start) -> None:
     rig = start_lane(unit_max_bytes=8)
-    for offset in range(5):
-        rig.lane.offer([event(offset)])  # 4 bytes each
+    rig.lane.offer(events(0, 3))  # 4 bytes each
+    rig.lane.offer(events(3, 4))
+    rig.lane.offer(events(4, 5))
     await rig.acknowledge_all()
     assert [unit.source_bytes for unit in rig.observer.units] == [8, 8, 4]
 
 
-@pytest.mark.xfail(strict=True, reason="unit_max_bytes is looked at between fetched lists only: one list is taken whole")
-async def test_one_fetched_list_is_cut_at_so_many_bytes(start_lane: Start) -> None:
-    rig = start_lane(unit_max_bytes=8)
-    rig.lane.offer(events(0, 5))
+async def test_a_record_larger_than_a_unit_gets_one_of_its_own(start_lane: Start) -> None:
+    rig = start_lane(unit_max_bytes=3)
+    rig.lane.offer(events(0, 2))
     await rig.acknowledge_all()
-    assert max(unit.source_bytes for unit in rig.observer.units) <= 8
+    assert [unit.records for unit in rig.observer.units] == [1, 1]
 
 
 async def test_fetching_pauses_above_high_water_and_resumes_at_low_water(start_lane: Start) -> None:
@@ -305,7 +306,6 @@ def _with(parts: Any, **changes: Any) -> Any:
 # -- memory -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="a unit that waits in publish() is not in _in_flight yet: evict() drops its accepted state, the next unit reads the old one")
 async def test_state_of_a_unit_that_waits_to_be_published_is_never_evicted(start_lane: Start) -> None:
     rig = start_lane(unit_max_records=1, hot=0)
     rig.lane.offer([event(0, "other")])
@@ -317,6 +317,28 @@ async def test_state_of_a_unit_that_waits_to_be_published_is_never_evicted(start
     rig.delivery.open.set()
     await rig.acknowledge_all()
     assert (rig.durable, rig.count()) == (3, 2)
+
+
+@pytest.mark.xfail(
+    strict=True, reason="state accepted by the first runs of a bisected batch is not pinned until the last run ends; a body that waits reads old state"
+)
+async def test_state_of_a_run_is_never_evicted_while_a_later_run_of_the_same_batch_waits(start_lane: Start) -> None:
+    gate = asyncio.Event()
+
+    async def waits_for_the_second_half(batch: Batch[Any]) -> Effects:
+        if [record.offset for record in batch.records] == [2]:
+            await gate.wait()
+        return await count(batch)
+
+    rig = start_lane(body=waits_for_the_second_half, unit_max_records=3, hot=0)
+    rig.lane.offer([event(0, "other")])
+    await settle()
+    rig.lane.offer([event(1), event(2), event(3, "x", b"boom")])
+    await rig.acknowledge_all()  # the first unit becomes durable while the body waits
+    assert rig.durable == 1
+    gate.set()
+    await rig.acknowledge_all()
+    assert (rig.durable, rig.count()) == (4, 2)
 
 
 async def test_values_over_the_limit_are_forgotten_and_read_again(start_lane: Start) -> None:

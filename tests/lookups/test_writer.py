@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from app.lookups.keys import Cover, unpack_cover
 from app.lookups.sync import MAX_COVER_AGE_MS
 from app.lookups.writer import LookupWriter, Pace
-from app.settings import Settings
+from app.settings import load_settings
 from tests.lookups.fakes import KEYS, LANE, VIEWS, FakeChangelog, FakeStore, FakeTable
 
 NOW_MS = 1_700_000_000_000
@@ -25,7 +25,7 @@ class World:
     """One lane, its table and changelog, a Redis, and the writer of the moment."""
 
     def __init__(self, **overrides: int) -> None:
-        self.settings = Settings(redis_queue_units=overrides.pop("queue_units", 64), redis_timeout_ms=50)
+        self.settings = load_settings(redis_queue_units=overrides.pop("queue_units", 64), redis_timeout_ms=50)
         self.table = FakeTable()
         self.store = FakeStore()
         self.changelog = FakeChangelog(self.table)
@@ -70,7 +70,7 @@ class World:
 
 async def until(reached: Callable[[], bool]) -> None:
     async with asyncio.timeout(5):
-        while not reached():
+        while not reached():  # noqa: ASYNC110  it asks about several things
             await asyncio.sleep(0.001)
 
 
