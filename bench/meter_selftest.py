@@ -39,7 +39,7 @@ def service(clock: Clock, done: array[int]) -> Callable[[int, int], None]:
     """The fake service: blocks its caller; appends completion less ``intended`` to ``done``."""
     calls = 0
 
-    def call(sequence: int, intended: int) -> None:
+    def call(_sequence: int, intended: int) -> None:
         nonlocal calls
         calls += 1
         clock.sleep_until(clock.now() + delay_ns(calls))

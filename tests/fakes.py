@@ -99,7 +99,7 @@ class Produced(NamedTuple):
     timestamp: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
 
 
 def produced(batch: BatchBuilder) -> list[Produced]:

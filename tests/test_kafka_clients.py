@@ -146,7 +146,7 @@ def test_a_missing_or_broken_certificate_file_is_named(tmp_path: Path) -> None:
     for path, why in ((tmp_path / "absent.pem", "No such file"), (broken, "no certificate|NO_CERTIFICATE")):
         with pytest.raises(SettingsError, match=f"{path.name}.*({why})"):
             ssl_context(make(kafka_security_protocol="SSL", kafka_ssl_ca_file=path))
-    with pytest.raises(SettingsError, match="VELTRIX_KAFKA_SSL_CERT_FILE=.*ca.pem"):
+    with pytest.raises(SettingsError, match=r"VELTRIX_KAFKA_SSL_CERT_FILE=.*ca\.pem"):
         ssl_context(make(kafka_security_protocol="SSL", kafka_ssl_cert_file=broken))
     with pytest.raises(SettingsError, match="needs VELTRIX_KAFKA_SSL_CERT_FILE"):
         ssl_context(make(kafka_security_protocol="SSL", kafka_ssl_key_file=broken))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any, Final
+from typing import Final
 
 from redis.asyncio import Redis
 from redis.exceptions import AuthenticationError, RedisError
 
+from app.lookups.connect import redis_client
 from app.settings import Settings
 
 TIMEOUT_S: Final = 5.0
@@ -31,9 +32,10 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
     Raises:
         RedisUnavailable: no answer, a wrong password, or an error while in use.
     """
-    client: Redis = Redis.from_url(
-        settings.redis_url, **_options(settings), socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, decode_responses=True
-    )
+    try:
+        client = redis_client(settings, "tools", TIMEOUT_S, connections=1)
+    except ValueError as exc:
+        raise RedisUnavailable(f"{_address(settings)}: {exc}; check VELTRIX_REDIS_URL") from exc
     try:
         await client.time()
         yield client
@@ -56,7 +58,7 @@ async def count_keys(client: Redis, app_id: str) -> int:
 
 async def delete_keys(client: Redis, app_id: str) -> int:
     """Delete the keys of this deployment and no others. Returns how many."""
-    deleted, batch = 0, list[str]()
+    deleted, batch = 0, list[bytes]()
     for pattern in key_patterns(app_id):
         async for key in client.scan_iter(match=pattern, count=SCAN_COUNT):
             batch.append(key)
@@ -64,17 +66,6 @@ async def delete_keys(client: Redis, app_id: str) -> int:
                 deleted += int(await client.unlink(*batch))
                 batch.clear()
     return deleted + (int(await client.unlink(*batch)) if batch else 0)
-
-
-def _options(settings: Settings) -> dict[str, Any]:
-    options: dict[str, Any] = {}
-    if settings.redis_username:
-        options["username"] = settings.redis_username
-    if settings.redis_password.get_secret_value():
-        options["password"] = settings.redis_password.get_secret_value()
-    if settings.redis_url.startswith("rediss://") and settings.redis_ssl_ca_file is not None:
-        options["ssl_ca_certs"] = str(settings.redis_ssl_ca_file)
-    return options
 
 
 def _address(settings: Settings) -> str:

@@ -12,6 +12,7 @@ The order makes a crash at any point harmless; running the command again complet
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -24,7 +25,7 @@ import aiokafka
 import msgspec
 from aiokafka import TopicPartition
 from aiokafka.admin import RecordsToDelete
-from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, UnknownMemberIdError
+from aiokafka.errors import GroupCoordinatorNotAvailableError, KafkaError, PolicyViolationError, UnknownMemberIdError
 
 from app.cli.console import CommandError
 from app.cli.doctor_machine import lock_owner
@@ -33,7 +34,7 @@ from app.cli.redis_tools import RedisUnavailable, count_keys, delete_keys, open_
 from app.engine.marker import RESET_KEY
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
-from app.topic_admin import DEFAULT_AGENTS, KafkaTopicAdmin, open_admin
+from app.topic_admin import DEFAULT_AGENTS, VISIBLE_TIMEOUT_S, KafkaTopicAdmin, open_admin
 from app.topics import INTERACTIONS, changelog_of
 
 #: DeleteRecords is refused for a topic that is only compacted. With these no record can expire meanwhile.
@@ -211,10 +212,24 @@ async def _delete_before(admin: KafkaTopicAdmin, resets: Mapping[TopicPartition,
     for name in names:
         await admin.set_config(name, {**before[name], **DELETABLE})
     try:
-        await admin.client.delete_records({tp: RecordsToDelete(offset) for tp, offset in resets.items()})
+        await _delete_records(admin, resets)
     finally:
         for name in names:
             await admin.set_config(name, before[name])
+
+
+async def _delete_records(admin: KafkaTopicAdmin, resets: Mapping[TopicPartition, int]) -> None:
+    """Repeated while a partition's leader has not heard of the new policy; another broker may show it earlier."""
+    deadline = time.monotonic() + VISIBLE_TIMEOUT_S
+    while True:
+        try:
+            await admin.client.delete_records({tp: RecordsToDelete(offset) for tp, offset in resets.items()})
+        except PolicyViolationError:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.1)
+        else:
+            return
 
 
 def _without_our_own(overrides: Mapping[str, str]) -> dict[str, str]:

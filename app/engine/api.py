@@ -36,7 +36,7 @@ class Record(Protocol):
 
 
 class Output(NamedTuple):
-    """One record to produce: same partition number as its source unless ``partition`` says otherwise."""
+    """One record to produce, to the partition of its source record's number (topics are co-partitioned)."""
 
     topic: str
     key: bytes | None
@@ -58,7 +58,7 @@ class Failure:
 class Effects:
     """What one run of an agent's body decided, record by record. Created by ``batch.effects()``."""
 
-    __slots__ = ("dead_letters", "dropped", "duplicates", "emitted", "outputs")
+    __slots__ = ("_offsets", "dead_letters", "dropped", "duplicates", "emitted", "outputs")
 
     def __init__(self) -> None:
         self.outputs: list[tuple[Record, Output]] = []
@@ -66,28 +66,38 @@ class Effects:
         self.emitted = 0
         self.duplicates = 0
         self.dropped = 0
+        self._offsets: list[int] = []
 
     def emit(self, record: Record, *outputs: Output) -> None:
         """``record`` is processed; publish ``outputs`` (several, or none for a state-only agent)."""
+        self._offsets.append(record.offset)
         self.emitted += 1
         for output in outputs:
             self.outputs.append((record, output))
 
     def duplicate(self, record: Record) -> None:
         """``record`` was seen before; nothing is published."""
+        self._offsets.append(record.offset)
         self.duplicates += 1
 
     def dead_letter(self, record: Record, failure: Failure) -> None:
         """``record`` cannot be processed: park it with its reason."""
+        self._offsets.append(record.offset)
         self.dead_letters.append((record, failure))
 
     def drop(self, record: Record, policy: str) -> None:
         """``record`` is left out on purpose, by the named policy."""
+        self._offsets.append(record.offset)
         self.dropped += 1
 
+    def covers(self, records: Sequence[Record]) -> bool:
+        """Whether each of ``records`` has exactly one outcome, and no other record has one."""
+        offsets = self._offsets
+        return len(offsets) == len(records) and set(offsets) == {record.offset for record in records}
+
     def outcomes(self) -> int:
-        """How many records have an outcome; must equal the size of the batch."""
-        return self.emitted + self.duplicates + self.dropped + len(self.dead_letters)
+        """How many outcomes were given."""
+        return len(self._offsets)
 
 
 class LaneId(NamedTuple):

@@ -28,7 +28,7 @@ class UnaccountedRecords(Exception):
     """An agent's body gave a batch more or fewer outcomes than it has records: a bug in that agent."""
 
     def __init__(self, lane: LaneId, records: int, outcomes: int) -> None:
-        super().__init__(f"agent {lane.agent}: {outcomes} outcomes for {records} records; every record needs exactly one")
+        super().__init__(f"agent {lane.agent}: {outcomes} outcomes for {records} records, and every record needs exactly one")
         self.records = records
         self.outcomes = outcomes
 
@@ -67,6 +67,8 @@ class Computed:
     duplicates: int = 0
     dropped: int = 0
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
+    runs: int = 0
+    """How many runs of the body are in it"""
     changelog_size: int = _CHANGELOG_BATCH_OVERHEAD
 
     def add(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:
@@ -78,6 +80,7 @@ class Computed:
         self.duplicates += effects.duplicates
         self.dropped += effects.dropped
         self.writes |= writes
+        self.runs += 1
         self.changelog_size += size
 
 
@@ -108,19 +111,17 @@ class Computer:
         except Exception as exc:  # noqa: BLE001 - the agent's code may raise anything: that is one dead letter, not a dead worker
             await self._isolate(records, exc, units)
             return
-        self._state.accept(stage)
+        self._state.accept(stage, writes)
         self._append(units, records, effects, writes, size)
 
     def _check(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None]) -> int:
         """Size of ``writes`` in the changelog; raises when the result cannot be used as it is."""
-        if effects.outcomes() != len(records):
+        if not effects.covers(records):
             raise UnaccountedRecords(self._lane, len(records), effects.outcomes())
-        largest = max((len(output.value or b"") for _, output in effects.outputs), default=0)
+        largest = max((_size(output) for _, output in effects.outputs), default=0)
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
-        size = (
-            sum(map(len, writes)) + sum(len(value) for value in writes.values() if value) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
-        )
+        size = sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
         if size + _CHANGELOG_BATCH_OVERHEAD > self._limit:
             raise TooLarge("the changed state", size, self._limit)
         return size
@@ -140,6 +141,7 @@ class Computer:
             return
         effects = Effects()
         effects.dead_letter(records[0], self._failure(exc))
+        self._state.accept(self._state.stage(), {})
         self._append(units, records, effects, {}, 0)
 
     def _failure(self, exc: Exception) -> Failure:
@@ -147,3 +149,8 @@ class Computer:
         if isinstance(exc, TooLarge):
             return Failure("publish", "result_too_large", str(exc), "oversize", exc)
         return Failure("aggregate", "agent_error", f"{type(exc).__name__} in agent {self._lane.agent}", exception=exc)
+
+
+def _size(output: Output) -> int:
+    size = len(output.value or b"") + len(output.key or b"")
+    return size + sum(len(name) + len(value or b"") for name, value in output.headers) if output.headers else size

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,8 +53,8 @@ class Registry:
         def declare(body: Body) -> Body:
             name = getattr(body, "__name__", "agent")
             prefixes = [view.prefix for view in views]
-            if len(set(prefixes)) != len(prefixes) or any(not p or p.startswith(b"\0") for p in prefixes):
-                raise DeclarationError(f"agent {name}: view prefixes must be distinct, not empty and not start with NUL")
+            if any(not p or p.startswith(b"\0") for p in prefixes) or _overlap(prefixes):
+                raise DeclarationError(f"agent {name}: a view prefix must not be empty, start with NUL or begin with another one")
             if name in self._agents:
                 raise DeclarationError(f"agent {name} is declared twice")
             help_line = (body.__doc__ or "").strip().split("\n")[0]
@@ -61,3 +62,9 @@ class Registry:
             return body
 
         return declare
+
+
+def _overlap(prefixes: list[bytes]) -> bool:
+    """One begins with another: then keys of two views would lie among each other."""
+    ordered = sorted(prefixes)
+    return any(after.startswith(before) for before, after in itertools.pairwise(ordered))

@@ -209,8 +209,14 @@ class Engine:
 
 
 def _committable(lanes: Iterable[Lane]) -> dict[TopicPartition, int]:
-    found = {(topic, lane.id.partition): lane.progress.next_offset(topic) for lane in lanes for topic in lane.progress.committed}
-    return {tp: offset for tp, offset in found.items() if offset >= 0}
+    """What is durable and not yet committed. Never below where a lane began: that would commit backwards."""
+    found = {}
+    for lane in lanes:
+        for topic, committed in lane.progress.committed.items():
+            offset = lane.progress.next_offset(topic)
+            if offset > committed and offset >= lane.progress.start_offset(topic):
+                found[topic, lane.id.partition] = offset
+    return found
 
 
 class LaneTableView:

@@ -89,13 +89,13 @@ HOOKS: tuple[Hook, ...] = (
         "_new_offset": ("(self, tp)", "66fff896254f9b84", "end of a lane's durable prefix; the original commits past an unacked head"),
         "_add_gap": ("(self, tp, offset_from, offset_to)", "13260a7e377d922c", "no gaps to track; the original stalls commits on them"),
         "_commit_offsets": ("(self, offsets, start_new_transaction=True)", "469ed514dff09b09", "durable means acknowledged: no producer flush; tells the engine"),
-        "_commit": ("(self, offsets)", "6c7d991cbef00d5c", "called: the commit itself"),
         "_committed_offset": ("", "26a68f154b118301", "updated after a commit, read by _should_commit"),
         "_get_active_partitions": ("(self)", "6b98b2ea23ded9c4", "called: which partitions to fetch"),
         "_should_commit": ("(self, tp, offset)", "f364ecf8620dfc7c", "relied on: a commit never goes back"),
     }),
     *_of("faust.transport.consumer:ThreadDelegateConsumer", FAUST, {
         "seek_to_committed": ("(self)", "953c48a641a566e2", "opens lanes; seeks to max(committed, applied)"),
+        "_commit": ("(self, offsets)", "0002b9f4debc8fe6", "called: the commit itself"),
         "_thread": ("", "8808053470854617", "read: the consumer thread"),
     }),
     *_of("faust.transport.drivers.aiokafka:Consumer", FAUST, {

@@ -68,10 +68,7 @@ class Lane:
         self._parts = parts
         self._limits = limits
         self._queue: deque[Record] = deque()
-        self._accepted: deque[Unit] = deque()
-        """computed and not yet durable: published ones first, then those that wait for room"""
         self._in_flight: deque[Unit] = deque()
-        """the published ones among them"""
         self._work = asyncio.Event()
         self._computed = asyncio.Event()
         self._closing = False
@@ -125,12 +122,10 @@ class Lane:
             if self._closing:
                 return
             started = time.perf_counter()
-            units = [Unit(computed, started) for computed in await self._parts.computer.run(self._take())]
-            self._accepted.extend(units)  # from now on the next units compute on their state
-            for unit in units:
+            for computed in await self._parts.computer.run(self._take()):
                 while self._is_full():
                     await self._wait_for_work()
-                await self._publish(unit)
+                await self._publish(Unit(computed, started))
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
 
     def _is_full(self) -> bool:
@@ -177,7 +172,6 @@ class Lane:
             unit.mark_visible()
             await self._make_durable(unit)
             self._in_flight.popleft()
-            self._accepted.popleft()
             self._work.set()
 
     async def _make_durable(self, unit: Unit) -> None:
@@ -190,7 +184,7 @@ class Lane:
         stamp = base + len(writes) - 1
         self.state.store.apply(writes, stamp)
         previous = self.progress.durable(unit.computed, stamp)
-        self.state.evict(other.computed.writes for other in self._accepted)
+        self.state.settle(unit.computed.runs)
         self._parts.listener.unit_durable(self.id, writes, stamp, unit.computed.records[-1].offset, previous)
         self._parts.observer.unit_done(unit.report(self.id))
 

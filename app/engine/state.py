@@ -8,6 +8,8 @@ this one waits for its acknowledgements.
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, cast
 
@@ -41,6 +43,7 @@ class LaneState:
         self.store = store
         self.limit = limit
         self.hot: dict[bytes, Any] = {}
+        self._unsettled: deque[dict[bytes, bytes | None]] = deque()
 
     def stage(self) -> Stage:
         """A fresh layer for one run of the body."""
@@ -56,26 +59,26 @@ class LaneState:
                 except msgspec.MsgspecError as exc:
                     raise UndecodableValue(view.name, raw) from exc
 
-    def accept(self, stage: Stage) -> None:
-        """The run counts: its writes become visible to the next ones. Newest writes go to the back."""
+    def accept(self, stage: Stage, encoded: dict[bytes, bytes | None]) -> None:
+        """A run counts: its writes become visible to the next ones, and stay in memory until they are on disk.
+
+        Newest writes go to the back. ``encoded`` is ``stage.encode()``; the unit that it becomes part of may add to it.
+        """
         hot = self.hot
         for raw, (_, value) in stage.writes.items():
             hot.pop(raw, None)
             hot[raw] = value
+        self._unsettled.append(encoded)
 
-    def evict(self, in_flight: Iterable[dict[bytes, bytes | None]]) -> None:
-        """Shrink to the limit, oldest first, but keep what is not in RocksDB yet (and deletes on their way)."""
+    def settle(self, runs: int) -> None:
+        """The oldest ``runs`` accepted runs are in RocksDB: shrink to the limit, oldest values first."""
+        for _ in range(runs):
+            self._unsettled.popleft()
         excess = len(self.hot) - self.limit
         if excess <= 0:
             return
-        pinned: set[bytes] = set().union(*in_flight)
-        victims = []
-        for raw in self.hot:
-            if raw not in pinned:
-                victims.append(raw)
-                if len(victims) >= excess:
-                    break
-        for raw in victims:
+        pinned: set[bytes] = set().union(*self._unsettled)
+        for raw in list(itertools.islice((raw for raw in self.hot if raw not in pinned), excess)):
             del self.hot[raw]
 
 

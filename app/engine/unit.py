@@ -40,7 +40,7 @@ class Unit:
         for record, failure in self.computed.dead_letters:
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
             letter = dead_letter(record, failure, now_ms)
-            letters.append(now_ms, letter, list(letter.headers))
+            letters.of(letter.topic).append(now_ms, letter.key, letter.value, list(letter.headers))
         return {**outputs.done(), **letters.done()}
 
     def mark_visible(self) -> None:

@@ -22,35 +22,58 @@ class BatchOverflow(Exception):
 
 
 class Batches:
-    """RecordBatches for one topic, filled in order; a full one is closed and the next begun."""
+    """RecordBatches for one topic, filled in order; a full one is left and the next begun."""
+
+    __slots__ = ("_append", "_limit", "_topic", "done")
+
+    def __init__(self, topic: str, limit: int) -> None:
+        self._topic = topic
+        self._limit = limit
+        self.done: list[BatchBuilder] = []
+        self._begin()
+
+    def append(self, timestamp: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> None:
+        """Add one record; ``timestamp`` is epoch ms."""
+        builder = self.done[-1]
+        index = builder._relative_offset
+        if self._append(index, timestamp, key, value, headers) is None:
+            builder, index = self._begin(), 0
+            self._append(0, timestamp, key, value, headers)
+        builder._relative_offset = index + 1
+        if index == 0 and builder.size() > self._limit:  # the C builder takes a first record of any size
+            raise BatchOverflow(self._topic, self._limit)
+
+    def _begin(self) -> BatchBuilder:
+        builder = new_builder(self._limit)
+        # aiokafka's BatchBuilder.append costs as much again in keyword arguments and serializer checks as the C
+        # builder under it needs (measured: 51 -> 58 k events per CPU-second), so this goes to the C builder.
+        self._append = builder._builder.append
+        self.done.append(builder)
+        return builder
+
+
+class TopicBatches:
+    """RecordBatches per topic for one unit."""
 
     def __init__(self, limit: int) -> None:
-        self.done: list[BatchBuilder] = []
         self._limit = limit
-        self._open: BatchBuilder | None = None
+        self._topics: dict[str, Batches] = {}
 
-    def append(self, topic: str, timestamp: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> None:
-        """Add one record; ``timestamp`` is epoch ms."""
-        if self._open is None or not _append(self._open, timestamp, key, value, headers):
-            self._open = new_builder(self._limit)
-            self.done.append(self._open)
-            if not _append(self._open, timestamp, key, value, headers):
-                raise BatchOverflow(topic, self._limit)
+    def of(self, topic: str) -> Batches:
+        """Those of ``topic``."""
+        batches = self._topics.get(topic)
+        if batches is None:
+            batches = self._topics[topic] = Batches(topic, self._limit)
+        return batches
+
+    def done(self) -> dict[str, list[BatchBuilder]]:
+        """What was built."""
+        return {topic: batches.done for topic, batches in self._topics.items()}
 
 
 def new_builder(limit: int) -> BatchBuilder:
     """An empty RecordBatch of at most ``limit`` bytes."""
     return BatchBuilder(limit, 0)
-
-
-def _append(builder: BatchBuilder, timestamp: int, key: bytes | None, value: bytes | None, headers: list[Header]) -> bool:
-    # aiokafka's BatchBuilder.append costs as much again in keyword arguments and serializer checks as the
-    # C builder under it needs (measured: 51 -> 58 k events per CPU-second), so this goes to the C builder.
-    index = builder._relative_offset
-    if builder._builder.append(index, timestamp, key, value, headers) is None:
-        return False
-    builder._relative_offset = index + 1
-    return True
 
 
 def changelog_batch(topic: str, writes: Mapping[bytes, bytes | None], now_ms: int, limit: int) -> BatchBuilder:
@@ -61,26 +84,9 @@ def changelog_batch(topic: str, writes: Mapping[bytes, bytes | None], now_ms: in
         if append(index, now_ms, key, value, []) is None:
             raise BatchOverflow(topic, limit)
     builder._relative_offset = len(writes)
+    if builder.size() > limit:  # the C builder takes a first record of any size
+        raise BatchOverflow(topic, limit)
     return builder
-
-
-class TopicBatches:
-    """RecordBatches per topic for one unit."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._topics: dict[str, Batches] = {}
-
-    def append(self, timestamp: int, output: Output, headers: list[Header]) -> None:
-        """Add ``output`` with ``headers`` in place of its own; ``timestamp`` is epoch ms."""
-        batches = self._topics.get(output.topic)
-        if batches is None:
-            batches = self._topics[output.topic] = Batches(self._limit)
-        batches.append(output.topic, timestamp, output.key, output.value, headers)
-
-    def done(self) -> dict[str, list[BatchBuilder]]:
-        """What was built."""
-        return {topic: batches.done for topic, batches in self._topics.items()}
 
 
 def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]], processed_at_ms: int) -> None:
@@ -92,11 +98,12 @@ def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]],
     """
     processed_at = ("processed_at", b"%d" % processed_at_ms)
     last_offset, index, origin = -1, 0, b""
-    for record, output in outputs:
-        if record.offset != last_offset:
+    for record, (topic, key, value, headers) in outputs:
+        offset = record.offset
+        if offset != last_offset:
             if not origin:
                 origin = f"{record.topic}:{record.partition}:".encode()
-            last_offset, index = record.offset, 0
-        headers = [*output.headers, ("veltrix-source", b"%b%d:%d" % (origin, last_offset, index)), processed_at]
-        batches.append(record.timestamp, output, headers)
+            last_offset, index = offset, 0
+        source = ("veltrix-source", b"%b%d:%d" % (origin, offset, index))
+        batches.of(topic).append(record.timestamp, key, value, [*headers, source, processed_at])
         index += 1

@@ -9,13 +9,14 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from rich.console import Console
 
 from deploy.local.demo_docker import DockerStack, docker_answers
 from deploy.local.demo_run import Demo, DemoError, Options
 from deploy.local.demo_stack import NativeStack, Stack
-from deploy.local.demo_state import DemoFiles
+from deploy.local.demo_state import FOLDER, DemoFiles
 from deploy.local.java import JavaError
 from deploy.local.kafka import KafkaError
 from deploy.local.ports import NoFreePortError, PortTakenError
@@ -33,16 +34,18 @@ def options_of(arguments: Sequence[str]) -> Options:
     )
     parser.add_argument("--rate", type=float, default=1000, help="events per second (default 1000)")
     parser.add_argument("--duration", type=float, default=0, help="seconds; 0 (default): until Ctrl-C")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="for data and logs (default var/demo); emptied at the start")
     parser.add_argument("--native", action="store_true", help="do not use Docker although an engine answers")
     given = parser.parse_args(arguments)
     if given.rate <= 0 or given.duration < 0:
         parser.error("--rate must be above 0, and --duration not below 0")
-    return Options(given.rate, given.duration, given.native)
+    return Options(given.rate, given.duration, given.folder, given.native)
 
 
 def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 after a clean run, 1 when a part failed."""
-    options, files, console = options_of(arguments), DemoFiles(), Console()
+    options, console = options_of(arguments), Console()
+    files = DemoFiles(options.folder)
     try:
         with stop_on_signals() as stop:
             if (running := files.read()) is not None:

@@ -26,7 +26,8 @@ class Reading:
     partitions: tuple[int, ...] = ()
     lag: int = 0
     state_keys: int = 0
-    is_redis_up: bool = False
+    redis_lanes: Mapping[str, int] = field(default_factory=dict)
+    """partitions by how their lookups follow the table: live, catching_up, rebuilding, down; empty without Redis"""
     consumed: int = 0
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     latency: Buckets = field(default_factory=dict)
@@ -37,6 +38,7 @@ def read_metrics(text: str) -> Reading:
     dead_letters: Counter[str] = Counter()
     latency: dict[float, float] = {}
     totals: Counter[str] = Counter()
+    redis_lanes: Counter[str] = Counter()
     partitions: set[int] = set()
     phase = "starting"
     for family in text_string_to_metric_families(text):
@@ -47,6 +49,8 @@ def read_metrics(text: str) -> Reading:
                     dead_letters[sample.labels["reason"]] += int(sample.value)
                 case "veltrix_event_latency_seconds_bucket" if sample.labels["stage"] == VISIBLE:
                     latency[float(sample.labels["le"])] = sample.value
+                case "veltrix_redis_lanes":
+                    redis_lanes[sample.labels["state"]] += int(sample.value)
                 case "veltrix_queued_records":
                     partitions.add(int(sample.labels["partition"]))
                 case "veltrix_phase" if sample.value == 1:
@@ -56,7 +60,7 @@ def read_metrics(text: str) -> Reading:
         partitions=tuple(sorted(partitions)),
         lag=totals["veltrix_consumer_lag"],
         state_keys=totals["veltrix_state_keys"],
-        is_redis_up=totals["veltrix_redis_up"] > 0,
+        redis_lanes=redis_lanes,
         consumed=totals["veltrix_events_consumed_total"],
         dead_letters=dead_letters,
         latency=latency,

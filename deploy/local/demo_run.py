@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -38,6 +39,7 @@ class Options:
 
     rate: float
     duration_s: float
+    folder: Path
     is_native: bool
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -94,6 +95,21 @@ def ms(value: float | None) -> str:
     return "-" if value is None else f"{value:,.1f} ms"
 
 
+def redis_state(views: Sequence[WorkerView]) -> str:
+    """The worst state of any partition, with its colour."""
+    lanes: Counter[str] = Counter()
+    for view in views:
+        lanes.update(view.reading.redis_lanes)
+    for state, words in (
+        ("down", "[red]down[/]"),
+        ("rebuilding", "[yellow]rebuilding[/]"),
+        ("catching_up", "[yellow]catching up[/]"),
+    ):
+        if lanes[state]:
+            return f"{words} {lanes[state]}/{lanes.total()}"
+    return f"[green]live[/] {lanes['live']}/{lanes.total()}" if lanes else "[dim]off[/]"
+
+
 def _grid() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
@@ -103,14 +119,13 @@ def _grid() -> Table:
 
 
 def _speed(snapshot: Snapshot) -> Table:
-    redis = any(view.reading.is_redis_up for view in snapshot.workers)
     table = _grid()
     table.add_row("events per second", f"[bold]{snapshot.events_per_second:,.0f}[/]", "last 5 s")
     table.add_row("end to end, median", ms(snapshot.recent_p50_ms), f"all {ms(snapshot.p50_ms)}")
     table.add_row("end to end, 99 %", ms(snapshot.recent_p99_ms), f"all {ms(snapshot.p99_ms)}")
     table.add_row("lag", number(snapshot.lag), "records")
     table.add_row("RocksDB", number(snapshot.state_keys), "keys")
-    table.add_row("Redis", "[green]up[/]" if redis else "[red]down[/]", "")
+    table.add_row("Redis lookups", redis_state(snapshot.workers), "")
     return table
 
 

@@ -37,7 +37,7 @@ class DemoState:
 class DemoFiles:
     """The files of one demo folder."""
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._state = folder / "state.json"
         self._workers = folder / "workers"

@@ -9,8 +9,9 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
-from deploy.local.demo_state import DemoFiles, DemoState, WorkerRef
+from deploy.local.demo_state import FOLDER, DemoFiles, DemoState, WorkerRef
 from deploy.local.ports import NoFreePortError, PortTakenError
 from deploy.local.process import ProcessError
 from deploy.local.stop_signal import StopSignal, stop_on_signals
@@ -64,10 +65,11 @@ def main(arguments: Sequence[str]) -> int:
     """Exit status: 0 after a clean stop, 1 when the worker failed, 2 when there was nothing to join."""
     parser = argparse.ArgumentParser(prog="python -m deploy.local.worker", description=__doc__)
     parser.add_argument("--number", type=int, default=2, help="2 or more (default 2)")
+    parser.add_argument("--folder", type=Path, default=FOLDER, help="of the demo (default var/demo)")
     given = parser.parse_args(arguments)
     try:
         with stop_on_signals() as stop:
-            run(given.number, DemoFiles(), stop)
+            run(given.number, DemoFiles(given.folder), stop)
     except WorkerRefusedError as exc:
         print(f"worker: {exc}", file=sys.stderr)
         return 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_a_goal_without_a_number_is_neither_met_nor_missed() -> None:
 
 
 def test_the_tables_show_numbers_changes_and_goals() -> None:
-    console = Console(width=120, record=True, quiet=True)
+    console = Console(width=120, record=True, file=io.StringIO())
     now = CaseResult(case="drain", parameters={}, subjects={"worker": {"p50_ms": 12.0}}, goals=[at_most("worker p50", 12.0, 8)])
     last = CaseResult(case="drain", parameters={}, subjects={"worker": {"p50_ms": 10.0}})
     console.print(table(compare([now], [last])))

@@ -112,7 +112,7 @@ def test_a_data_directory_that_cannot_be_written_fails(tmp_path: Path, monkeypat
     def refuse(**_: Any) -> Any:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(doctor_machine.tempfile, "NamedTemporaryFile", refuse)
+    monkeypatch.setattr("tempfile.NamedTemporaryFile", refuse)
 
     check = doctor_machine.check_data_dir(tmp_path)
 
@@ -121,13 +121,13 @@ def test_a_data_directory_that_cannot_be_written_fails(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize(("free_gib", "status"), [(0.5, "fail"), (3, "warn"), (50, "ok")])
 def test_free_disk_has_two_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_gib: float, status: str) -> None:
-    monkeypatch.setattr(doctor_machine.shutil, "disk_usage", lambda path: SimpleNamespace(free=free_gib * 1024**3))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=free_gib * 1024**3))
 
     assert doctor_machine.check_free_disk(tmp_path).status == status
 
 
 def test_a_low_limit_of_open_files_names_the_number_needed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_machine.resource, "getrlimit", lambda what: (1024, 4096))
+    monkeypatch.setattr("resource.getrlimit", lambda what: (1024, 4096))
 
     check = doctor_machine.check_open_files(Settings(partitions=10, rocksdb_max_open_files=256))
 

@@ -196,6 +196,12 @@ def test_an_invented_lineage_is_ignored(forged: bytes) -> None:
     assert "dlq.replay.job" not in found
 
 
+def test_of_repeated_lineage_headers_the_first_one_counts() -> None:
+    record = FakeRecord(headers=[("dlq.id", b"interactions:1:2"), ("dlq.id", b"interactions:3:4")])
+
+    assert added(encoder()(record, FAILURE, FAILED_AT_MS))["dlq.id"] == "interactions:1:2"
+
+
 def test_headers_longer_than_we_write_are_not_carried_on() -> None:
     headers = [("dlq.id", b"interactions:3:1"), ("dlq.replay.job", b"j" * 5000), ("dlq.attempts", b"[" + b" " * 5000 + b"]")]
     letter = encoder()(FakeRecord(headers=headers), FAILURE, FAILED_AT_MS)

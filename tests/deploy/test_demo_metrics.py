@@ -61,26 +61,22 @@ veltrix_queued_records{agent="a",partition="2"} 0
 veltrix_queued_records{agent="a",partition="0"} 9
 veltrix_phase{phase="recovering"} 0
 veltrix_phase{phase="running"} 1
-veltrix_redis_up 1
+veltrix_redis_lanes{state="live"} 7
+veltrix_redis_lanes{state="down"} 3
 """
 
 
 def test_gauges_are_summed_over_partitions() -> None:
     reading = read_metrics(GAUGES)
 
-    assert (reading.lag, reading.state_keys, reading.partitions, reading.phase, reading.is_redis_up) == (
-        12,
-        100,
-        (0, 2),
-        "running",
-        True,
-    )
+    assert (reading.lag, reading.state_keys, reading.partitions, reading.phase) == (12, 100, (0, 2), "running")
+    assert reading.redis_lanes == {"live": 7, "down": 3}
 
 
 def test_metrics_that_are_not_there_yet_count_as_nothing() -> None:
     reading = read_metrics("")
 
-    assert (reading.consumed, reading.lag, reading.partitions, reading.is_redis_up) == (0, 0, (), False)
+    assert (reading.consumed, reading.lag, reading.partitions, reading.redis_lanes) == (0, 0, (), {})
 
 
 # -- ledger -------------------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class Run:
     def play(self, code: str) -> dict[str, object] | None:
         self._monkeypatch.setattr(demo_traffic, "veltrix", lambda: [sys.executable, "-c", code])
         console = Console(file=self.output)
-        return Demo(Options(30, 2, is_native=True), self.stack, self.files, self.stop, console).run()
+        return Demo(Options(30, 2, self.files.folder, is_native=True), self.stack, self.files, self.stop, console).run()
 
 
 @pytest.fixture
@@ -209,21 +209,19 @@ def test_the_last_line_of_output_is_the_result(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo_traffic, "veltrix", lambda: [sys.executable, "-c", SENDS_60])
-    monkeypatch.setattr(demo, "DemoFiles", lambda: run.files)
     monkeypatch.setattr(demo, "docker_answers", lambda: False)
     monkeypatch.setattr(demo, "NativeStack", lambda *_: run.stack)
 
-    status = demo.main(["--duration", "2"])
+    status = demo.main(["--duration", "2", "--folder", str(run.files.folder)])
 
     assert status == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["events_in"] == 60
 
 
-def test_a_second_demo_is_refused(run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(demo, "DemoFiles", lambda: run.files)
+def test_a_second_demo_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.files.write(DemoState(os.getpid(), {}))
 
-    assert demo.main([]) == 1
+    assert demo.main(["--folder", str(run.files.folder)]) == 1
     assert "a demo is running already" in capsys.readouterr().err
 
 

@@ -77,12 +77,8 @@ def test_a_number_that_is_taken_is_refused(number: int, tmp_path: Path) -> None:
         worker.run(number, files, StopSignal())
 
 
-def test_the_command_says_why_it_refuses(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(worker, "DemoFiles", lambda: DemoFiles(tmp_path))
-
-    assert worker.main(["--number", "2"]) == 2
+def test_the_command_says_why_it_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert worker.main(["--number", "2", "--folder", str(tmp_path)]) == 2
     assert "no demo runs" in capsys.readouterr().err
 
 

@@ -8,11 +8,12 @@ from collections.abc import Callable
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
-from deploy.local.demo_metrics import Counts
-from deploy.local.demo_screen import Screen, clock, plain
+from deploy.local.demo_metrics import Counts, Reading
+from deploy.local.demo_screen import Screen, clock, plain, redis_state
 from deploy.local.demo_state import WorkerRef
-from deploy.local.demo_watch import Snapshot, Watch
+from deploy.local.demo_watch import Snapshot, Watch, WorkerView
 from deploy.local.ports import free_ports
 from tests.deploy.fake_sidecar import FakeSidecar
 
@@ -140,3 +141,18 @@ def test_time_is_minutes_and_seconds() -> None:
 def test_an_outcome_that_is_missing_is_loud(snapshot: Snapshot) -> None:
     assert "without an outcome" in rendered(snapshot)
     assert Counts.__slots__ == ("consumed", "emitted", "duplicates", "dead_lettered", "residue")
+
+
+@pytest.mark.parametrize(
+    ("lanes", "words"),
+    [
+        ({}, "off"),
+        ({"live": 10, "down": 0}, "live 10/10"),
+        ({"live": 9, "catching_up": 1}, "catching up 1/10"),
+        ({"live": 4, "rebuilding": 5, "down": 1}, "down 1/10"),
+    ],
+)
+def test_the_worst_state_of_redis_is_shown(lanes: dict[str, int], words: str) -> None:
+    views = [WorkerView(WorkerRef("worker-1", 1, 1), Reading(redis_lanes=lanes))]
+
+    assert Text.from_markup(redis_state(views)).plain == words

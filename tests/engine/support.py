@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,14 @@ from rocksdict import Cache
 
 from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
 from app.engine.compute import Computer
+from app.engine.declare import AgentDeclaration
+from app.engine.engine import Engine, EngineParts
 from app.engine.lane import Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import LaneTable, UnitReport
 from app.engine.store import PartitionStore, StoreOptions
+from app.settings import Settings
 from tests.fakes import FakeDelivery, FakeRecord
 
 SOURCE, OUT, DLQ, CHANGELOG = "source", "out", "dlq", "app-count-changelog"
@@ -103,7 +106,9 @@ class FakeListener:
     def lane_started(self, table: LaneTable) -> None:
         self.started.append(table)
 
-    def unit_durable(self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int) -> None:
+    def unit_durable(
+        self, lane: LaneId, writes: Mapping[bytes, bytes | None], stamp: int, source_offset: int, previous: int
+    ) -> None:
         self.units.append((stamp, previous, source_offset))
 
     async def lane_stopped(self, lane: LaneId) -> None:
@@ -143,11 +148,7 @@ class Rig:
 
     async def acknowledge_all(self) -> None:
         """Acknowledge, oldest first, until nothing more is sent."""
-        await settle()
-        while unanswered := self.delivery.unanswered():
-            for sent in unanswered:
-                sent.ack()
-            await settle()
+        await acknowledge_all(self.delivery)
 
     async def stop(self) -> None:
         """End the tasks without ceremony, whatever they wait for."""
@@ -171,7 +172,12 @@ def lane_limits(**changes: Any) -> LaneLimits:
 
 
 def new_rig(
-    store: PartitionStore, body: Body = count, delivery: FakeDelivery | None = None, hot: int = 1000, lane: LaneId = LANE, **limits: Any
+    store: PartitionStore,
+    body: Body = count,
+    delivery: FakeDelivery | None = None,
+    hot: int = 1000,
+    lane: LaneId = LANE,
+    **limits: Any,
 ) -> Rig:
     """A lane that is not started yet; positions are those of ``store``."""
     bounds, pauses = lane_limits(**limits), list[bool]()
@@ -187,6 +193,55 @@ def new_rig(
 def open_store(path: Path) -> PartitionStore:
     """A store of its own."""
     return PartitionStore(path / "count-0.db", small_options())
+
+
+def agent(body: Body = count, setup: Callable[[Settings], Any] = lambda settings: None) -> AgentDeclaration:
+    """The declaration of ``count`` over the source topic."""
+    return AgentDeclaration("count", SOURCE, body, (COUNTS,), setup, "Counts.")
+
+
+@dataclass
+class EngineRig:
+    """An engine and everything around it."""
+
+    settings: Settings
+    agents: tuple[AgentDeclaration, ...]
+    delivery: FakeDelivery
+    observer: FakeObserver
+    listener: FakeListener
+    fatal: FakeFatal
+    engine: Engine
+
+    @classmethod
+    def new(cls, data_dir: Path, *agents: AgentDeclaration, **changes: Any) -> EngineRig:
+        """An engine over ``data_dir`` with small databases; ``changes`` are settings."""
+        small = {"rocksdb_write_buffer_bytes": 1024**2, "rocksdb_block_cache_bytes": 1024**2, "drain_timeout_ms": 500}
+        settings, declared = Settings(data_dir=data_dir, **(small | changes)), agents or (agent(),)
+        delivery, observer, listener, fatal = FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
+        engine = Engine(EngineParts(settings, declared, delivery, dead_letter, observer, listener, fatal))
+        return cls(settings, declared, delivery, observer, listener, fatal, engine)
+
+    async def acknowledge_all(self) -> None:
+        """Acknowledge, oldest first, until nothing more is sent."""
+        await acknowledge_all(self.delivery)
+
+    async def shut(self) -> None:
+        """Acknowledge what waits, stop all lanes, close all stores."""
+        self.delivery.acknowledge = True
+        for sent in self.delivery.unanswered():
+            sent.ack()
+        await self.engine.close_lanes()
+        for changelog, partition in list(self.engine.stores):
+            self.engine.close_store(changelog, partition)
+
+
+async def acknowledge_all(delivery: FakeDelivery) -> None:
+    """Acknowledge, oldest first, until nothing more is sent."""
+    await settle()
+    while unanswered := delivery.unanswered():
+        for sent in unanswered:
+            sent.ack()
+        await settle()
 
 
 async def settle(turns: int = 25) -> None:

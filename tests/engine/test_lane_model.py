@@ -49,9 +49,24 @@ steps = st.lists(st.tuples(st.integers(1, 3), st.sampled_from("abc"), st.sampled
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(steps=steps, cuts=st.integers(1, 9), unit=st.integers(1, 9), depth=st.integers(1, 4), size=st.sampled_from([1, 9, 10_000]), hot=st.sampled_from([0, 1, 100]), data=st.data())
+@given(
+    steps=steps,
+    cuts=st.integers(1, 9),
+    unit=st.integers(1, 9),
+    depth=st.integers(1, 4),
+    size=st.sampled_from([1, 9, 10_000]),
+    hot=st.sampled_from([0, 1, 100]),
+    data=st.data(),
+)
 def test_ledger_state_and_outputs_equal_the_reference(
-    table: PartitionStore, steps: list[tuple[int, str, bytes]], cuts: int, unit: int, depth: int, size: int, hot: int, data: st.DataObject
+    table: PartitionStore,
+    steps: list[tuple[int, str, bytes]],
+    cuts: int,
+    unit: int,
+    depth: int,
+    size: int,
+    hot: int,
+    data: st.DataObject,
 ) -> None:
     records, offset = [], 0
     for gap, key, command in steps:

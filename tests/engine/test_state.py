@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
-from app.engine.api import View
-from app.engine.state import LaneState
+from app.domain.damage import DamagedState
+from app.engine.api import View, struct_view
+from app.engine.state import LaneState, UndecodableValue
 from app.engine.store import PartitionStore
 from tests.engine.support import COUNTS
 
@@ -113,6 +115,15 @@ def test_a_key_asked_for_twice_is_read_once(store: PartitionStore) -> None:
     state.store = counting  # type: ignore[assignment]
     state.stage().view(COUNTS).get_many(["a", "a", "a"])
     assert counting.reads == [[b"ca"]]
+
+
+def test_a_value_of_another_type_is_damage_and_names_view_and_remedy(store: PartitionStore) -> None:
+    numbers = struct_view("numbers", b"i", int)
+    store.apply({b"ia": msgspec.msgpack.encode("text")}, 0)
+    with pytest.raises(UndecodableValue, match="rebuild the table") as caught:
+        LaneState(store, 10).stage().view(numbers).get("a")
+    assert caught.value.view == "numbers"
+    assert isinstance(caught.value, DamagedState)
 
 
 # -- memory -------------------------------------------------------------------------------------------

@@ -156,8 +156,9 @@ def test_reopening_keeps_everything(tmp_path: Path) -> None:
 _ABANDON = """
 import os, sys
 from pathlib import Path
-from tests.engine.support import open_store
-store = open_store(Path(sys.argv[1]))
+from rocksdict import Cache
+from app.engine.store import PartitionStore, StoreOptions
+store = PartitionStore(Path(sys.argv[1]) / "count-0.db", StoreOptions(1024**2, 32, Cache(1024**2)))
 for unit in range(200):
     store.apply({b"count": b"%d" % unit, b"k%d" % unit: b"v" * 500}, unit)
 os._exit(9)

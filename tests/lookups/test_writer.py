@@ -223,6 +223,42 @@ async def test_units_during_a_catch_up_are_neither_lost_nor_reordered(world: Wor
     assert len(world.changelog.replays) == 1
 
 
+async def test_an_overflow_during_a_catch_up_means_another_round() -> None:
+    world = World(queue_units=4)
+    for number in range(30):
+        world.table.durable({b"pu:1": b"missed %d" % number})
+    world.store.data[KEYS.cover] = Cover(1, NOW_MS).pack()
+    world.changelog.on_chunk = lambda: world.unit({b"pu:%d" % world.source_offset: b"live"}) if world.source_offset < 12 else None
+    world.assign()
+    await world.settle()
+    world.unit({b"pu:1": b"last"})
+    await world.settle()
+    await world.writer.aclose()
+
+    assert world.store.lookups() == world.table.lookups()
+    assert world.writer.counters.overflows == 1
+    assert len(world.changelog.replays) == 2
+
+
+async def test_a_late_answer_to_a_write_of_before_a_loss_is_ignored() -> None:
+    world = World(queue_units=2)
+    world.assign()
+    await world.settle()
+    held = world.store.gate = asyncio.Event()
+    world.unit({b"pu:1": b"a"})
+    await asyncio.sleep(0.005)
+    world.store.gate = None
+    for number in range(3):
+        world.unit({b"pu:2": b"%d" % number})
+    await until(lambda: world.writer.counters.catch_ups == 1 and world.state == "live")
+    held.set()
+    await world.settle()
+    await world.writer.aclose()
+
+    assert world.writer.counters.gaps == 0
+    assert world.store.lookups() == world.table.lookups()
+
+
 async def test_units_during_a_rebuild_are_caught_up_after_it(world: World) -> None:
     for number in range(1100):
         world.table.durable({b"pu:%04d" % number: b"old"})
