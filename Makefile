@@ -84,5 +84,5 @@ $(VENV_STAMP): requirements-dev.lock
 $(JARS_STAMP): deploy/local/pom.xml
 	@echo "Fetching Kafka's jars ..." >&2
 	@rm -rf deploy/local/target
-	@mvn -q -B -f deploy/local/pom.xml dependency:copy-dependencies
+	@mvn -q -B -f deploy/local/pom.xml dependency:copy-dependencies >&2
 	@touch $@

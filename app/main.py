@@ -85,7 +85,7 @@ def build(settings: Settings) -> EngineApp:
     stream_app.engine = new_engine(settings, declarations, stream_app, PipelineMetrics(catalogue), follower or NoListener())
     stream_app.fatal = fatal
     stream_app.bind(declarations, settings.partitions)
-    assert_complete(stream_app, AGENT_FILES)
+    assert_complete(stream_app, declarations, AGENT_FILES)
     loop_lag = LoopLagMonitor(catalogue)
     EngineMetrics(catalogue, status)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
@@ -164,7 +164,7 @@ def degraded(follower: LookupWriter | None) -> list[str]:
 async def boot_problems(settings: Settings, declarations: Sequence[AgentDeclaration]) -> list[str]:
     """What keeps this worker from starting, each with its cure; differences that lose nothing are only logged."""
     try:
-        problems = await check_topics(settings, [agent.name for agent in declarations])
+        problems = await check_topics(settings)
     except (KafkaConnectError, TopicAdminError) as exc:
         return [str(exc)]
     for problem in problems:

@@ -19,10 +19,10 @@ from aiokafka.errors import KafkaError, NodeNotReadyError, TopicAlreadyExistsErr
 
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
-from app.topics import Topic, all_topics
+from app.topics import AGENTS, Topic, all_topics
 
 ProblemKind = Literal["missing", "partitions", "replication", "config"]
-DEFAULT_AGENTS: Final = ("process_interactions",)
+DEFAULT_AGENTS: Final = tuple(AGENTS)
 #: How long a change may take until the brokers show it.
 VISIBLE_TIMEOUT_S: Final = 15.0
 DYNAMIC_TOPIC_CONFIG: Final = 1  # DescribeConfigs' config_source: set on the topic itself

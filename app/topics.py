@@ -13,7 +13,9 @@ from app.settings import Settings
 
 INTERACTIONS = "interactions"
 ENRICHED = "interactions-enriched"
-DLQ_INTERACTIONS = "dlq.veltrix.interactions"
+
+#: Agent -> the topic it reads. Each agent has one changelog, each source one dead letter queue.
+AGENTS: Mapping[str, str] = {"process_interactions": INTERACTIONS}
 
 #: What a header of a dead letter adds at most; its topic must take a source record plus this.
 DLQ_HEADROOM_BYTES = 64 * 1024
@@ -43,8 +45,9 @@ def dead_letters_of(app_id: str, source: str) -> str:
     return f"dlq.{app_id}.{source}"
 
 
-def all_topics(settings: Settings, agents: Iterable[str] = ("process_interactions",)) -> list[Topic]:
+def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> list[Topic]:
     """Every topic of this deployment, source first."""
+    agents = tuple(agents)
     n, durable = settings.partitions, {"min.insync.replicas": str(settings.min_insync_replicas)}
     dlq = durable | {
         "cleanup.policy": "delete",
@@ -55,6 +58,11 @@ def all_topics(settings: Settings, agents: Iterable[str] = ("process_interaction
     return [
         Topic(INTERACTIONS, n, "ingest, SDKs, veltrix generate", durable | {"max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES)}),
         Topic(ENRICHED, n, "process_interactions", durable),
-        Topic(dead_letters_of(settings.app_id, INTERACTIONS), n, "dead letters", dlq),
+        *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
     ]
+
+
+def _sources(agents: Iterable[str]) -> list[str]:
+    """Distinct source topics of ``agents``; a name that is no agent of ours (a benchmark's) reads ``interactions``."""
+    return list(dict.fromkeys(AGENTS.get(agent, INTERACTIONS) for agent in agents))

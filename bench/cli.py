@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sizes = QUICK if options.quick else FULL
     results = []
     with local_services(options.keep) as services:
-        run = Run(services, sizes, options.subject or SUBJECTS, lambda text: console.print(f"[dim]{text}[/]"))
+        run = Run(services, sizes, options.subject or SUBJECTS, lambda text: console.print(f"[dim]{text}[/]"), options.repeat)
         run.warm_broker()
         for name in chosen:
             results.append(_measure(run, name, host))
@@ -105,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
         "--case", action="append", metavar="NAME", help=f"only these: {', '.join(CASES)}, or a first part as drain, latency"
     )
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="only this one; ratios need both")
+    parser.add_argument("--repeat", type=int, default=1, metavar="N", help="drain N times in ABBA order and take medians")
     parser.add_argument("--save", action="store_true", help="replace these cases in bench/results/latest.jsonl")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="use this folder for all data and logs, and leave it")
     return parser

@@ -37,8 +37,8 @@ class Sizes:
     hot_paced_s: float
 
 
-FULL = Sizes(1_000_000, 400_000, worker_s=60, hand_s=30, floor_s=20, rounds=4, warmup_s=5, hot_events=100_000, hot_paced_s=15)
-QUICK = Sizes(150_000, 80_000, worker_s=8, hand_s=6, floor_s=4, rounds=2, warmup_s=5, hot_events=50_000, hot_paced_s=5)
+FULL = Sizes(1_000_000, 400_000, worker_s=60, hand_s=24, floor_s=16, rounds=4, warmup_s=5, hot_events=100_000, hot_paced_s=15)
+QUICK = Sizes(150_000, 80_000, worker_s=8, hand_s=6, floor_s=4, rounds=2, warmup_s=5, hot_events=100_000, hot_paced_s=5)
 
 
 @dataclass(slots=True)
@@ -49,6 +49,8 @@ class Run:
     sizes: Sizes
     subjects: Sequence[str]
     say: Say
+    #: How often a drain is repeated, in ABBA order; the median counts.
+    repeat: int = 1
     #: Stopped subjects by name and partitions whose topics still hold a complete drain: what recovery restores.
     drained: dict[tuple[str, int], Subject] = field(default_factory=dict)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))

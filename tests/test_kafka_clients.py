@@ -50,7 +50,7 @@ async def listening(handler: Handler) -> AsyncIterator[str]:
 
     server = await asyncio.start_server(handle, "127.0.0.1", 0)
     try:
-        yield "127.0.0.1:{}".format(server.sockets[0].getsockname()[1])
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
 
@@ -165,7 +165,7 @@ def test_a_wrong_bootstrap_list_is_a_wrong_setting(text: str) -> None:
 async def test_no_broker_says_where_nothing_listens() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{}".format(probe.getsockname()[1])
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
         settings = make(kafka_bootstrap=address)
 
         with pytest.raises(KafkaConnectError, match=f"nothing listens on {address}; start Kafka or check VELTRIX_KAFKA_BOOTSTRAP"):

@@ -16,6 +16,8 @@ from app.settings import Settings
 #: A long poll in flight delays the next read on the same connection.
 FETCH_MAX_WAIT_MS: Final = 50
 FETCH_BYTES: Final = 256 * 1024
+NEW_TOPIC_LOOKS: Final = 5
+NEW_TOPIC_PAUSE_S: Final = 0.2
 
 
 class Window(NamedTuple):
@@ -67,12 +69,19 @@ class TopicLog:
         """
         known = self._partitions.get(topic)
         if known is None:
-            if topic not in await self._consumer.topics():
-                raise DeadLettersUnavailable(f"topic {topic} does not exist: run `veltrix topics apply`")
+            await self._require(topic)
             await self._consumer.beginning_offsets([TopicPartition(topic, 0)])  # from here on its metadata is kept
             numbers = sorted(self._consumer.partitions_for_topic(topic) or ())
             known = self._partitions[topic] = [TopicPartition(topic, number) for number in numbers]
         return known
+
+    async def _require(self, topic: str) -> None:
+        """A broker hears of a topic a little after its creation was answered, so one look is not enough."""
+        for _ in range(NEW_TOPIC_LOOKS):
+            if topic in await self._consumer.topics():
+                return
+            await asyncio.sleep(NEW_TOPIC_PAUSE_S)
+        raise DeadLettersUnavailable(f"topic {topic} does not exist: run `veltrix topics apply`")
 
     async def bounds(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, Window]:
         """First offset and end of each partition, as committed readers see it."""

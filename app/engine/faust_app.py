@@ -23,6 +23,7 @@ from app.engine.lane import Fatal
 from app.engine.tables import EngineTable, EngineTables
 from app.kafka_clients import faust_credentials
 from app.settings import Settings
+from app.topics import AGENTS
 
 
 class MissingExtension(Exception):
@@ -104,7 +105,7 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
     )
 
 
-def assert_complete(app: EngineApp, expected: frozenset[str]) -> None:
+def assert_complete(app: EngineApp, declared: Iterable[AgentDeclaration], files: frozenset[str]) -> None:
     """Refuse to run a worker that lacks a compiled extension or an agent.
 
     Without Faust's Cython stream the Python fallback acknowledges events it skipped after a rebalance.
@@ -113,6 +114,9 @@ def assert_complete(app: EngineApp, expected: frozenset[str]) -> None:
         raise MissingExtension("faust's Cython extension is not loaded: install the wheels of the lock file (make setup)")
     if default_records.DefaultRecordBatchBuilder is default_records._DefaultRecordBatchBuilderPy:
         raise MissingExtension("aiokafka's C extension is not loaded: install the wheels of the lock file (make setup)")
-    missing = expected - set(app.agents)
+    missing = files - set(app.agents)
     if missing:
         raise DeclarationError(f"agents/{min(missing)}.py declares no agent of its own name")
+    for agent in declared:
+        if AGENTS.get(agent.name) != agent.source:
+            raise DeclarationError(f"agents/{agent.name}.py reads {agent.source}: say so in AGENTS of app/topics.py")

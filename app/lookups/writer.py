@@ -9,13 +9,13 @@ its cover: that notices a Redis that restarted empty, and dates the copy for its
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from redis.exceptions import RedisError
 
 from app.engine.api import LaneId
@@ -29,7 +29,7 @@ from app.lookups.script import MAX_KEYS_PER_SEND, LookupStore, RedisStore
 from app.lookups.sync import CoverMoved, Synchroniser
 from app.settings import Settings
 
-log = logging.getLogger(__name__)
+log = structlog.get_logger(__name__)
 
 WRITE_TIMEOUT_S: Final = 2.0
 #: Lanes that catch up or rebuild at one time: each holds a consumer and a chunk of records.
@@ -159,7 +159,7 @@ class LookupWriter:
             try:
                 await self._flush(live)
             except Exception:  # a bug must cost freshness, not the lookups of all lanes for good
-                log.exception("lookups were not written; the lanes catch up")
+                log.exception("lookups_not_written")
                 self._failed(live, None)
             await asyncio.sleep(self._pace.flush_s)
 
@@ -214,7 +214,7 @@ class LookupWriter:
                 self._failed([lane], exc)
             except Exception as exc:
                 # Kafka's errors and whatever a bug may raise: lookups fall behind and say so, the stream goes on.
-                log.warning("lookups of lane %s cannot catch up yet: %s", lane.table.lane, exc, exc_info=True)
+                log.warning("lookups_cannot_catch_up_yet", lane=str(lane.table.lane), error=repr(exc), exc_info=True)
                 self.counters.failures += 1
                 lane.lose()
             else:
@@ -230,7 +230,7 @@ class LookupWriter:
         else:
             self.counters.gaps += 1
         if lane.state == "live":
-            log.info("lookups of lane %s catch up: %s", lane.table.lane, loss)
+            log.info("lookups_catch_up", lane=str(lane.table.lane), reason=loss)
             lane.lose()
         else:
             lane.stop_queueing()  # its task is at work: it sees this and goes another round
@@ -238,7 +238,7 @@ class LookupWriter:
     def _failed(self, lanes: list[FollowedLane], exc: BaseException | None) -> None:
         self.counters.failures += 1
         if exc is not None and all(lane.state != "down" for lane in self._lanes.values()):
-            log.warning("lookups cannot reach Redis, the stream goes on: %s", exc)  # once an outage
+            log.warning("lookups_cannot_reach_redis", error=repr(exc))  # once an outage; the stream goes on
         for lane in lanes:
             lane.lose("down")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from app.topics import INTERACTIONS
@@ -16,6 +18,7 @@ from bench.verify import Outcome, defects, disagreement, read_outcome
 
 SAMPLE_S = 0.1
 STALL_S = 60.0
+SHORTEST_S = 1.5  # samples are 0.1 s apart and a commit may come 0.3 s late
 #: Redis may be written after the commit: wait until the process is this idle (cores), at most this long.
 IDLE_CORES, IDLE_WINDOW_S, SETTLE_S = 0.15, 0.4, 15.0
 
@@ -52,35 +55,61 @@ def run_drain(run: Run, case: Drain) -> CaseResult:
     """Drain the same records by each subject in turn and compare what they published."""
     events = run.sizes.wide_events if case.wide else run.sizes.drain_events
     expected = run.fill_source(events, case.partitions)
-    numbers: dict[str, Numbers] = {}
+    tries: dict[str, list[Numbers]] = {name: [] for name in run.subjects}
     outcomes: dict[str, Outcome] = {}
     failures: list[str] = []
-    for name in sorted(run.subjects, key=lambda name: (name == "hand") != case.hand_first):
-        run.say(f"{case.name}: {name}")
-        subject = run.make(name, case.partitions, case.redis)
-        with running(subject):
-            numbers[name] = drain(run, subject, expected)
-            if case.redis:
-                failures += _redis_defects(run, name, expected)
-        outcomes[name] = read_outcome(run.services.kafka, subject.output, subject.dead_letters)
-        numbers[name]["changelog_records"] = run.services.kafka.count(subject.changelog)
-        failures += defects(name, outcomes[name], expected)
-        if not case.redis:
-            run.drained[name, case.partitions] = subject
-    parameters: Parameters = {
-        "events": events,
-        "partitions": case.partitions,
-        "redis": case.redis,
-        "bytes_per_event": expected.value_bytes // events,
-    }
+    order = sorted(run.subjects, key=lambda name: (name == "hand") != case.hand_first)
+    for number in range(run.repeat):
+        for name in order if number % 2 == 0 else reversed(order):
+            run.say(f"{case.name}: {name}")
+            found, outcomes[name], wrong = _one(run, case, name, expected)
+            tries[name].append(found)
+            failures += wrong + disagreement(outcomes)
+    numbers = {name: medians(found) for name, found in tries.items()}
+    parameters: Parameters = {"events": events, "partitions": case.partitions, "redis": case.redis}
     return CaseResult(
         case=case.name,
-        parameters=parameters,
+        parameters=parameters | {"bytes_per_event": expected.value_bytes // events, "repeats": run.repeat},
         subjects=numbers,
         ratio=ratios(numbers),
         goals=_goals(numbers, case.redis),
-        failures=failures + disagreement(outcomes),
+        failures=failures,
+        void=too_short(numbers),
     )
+
+
+def _one(run: Run, case: Drain, name: str, expected: Expected) -> tuple[Numbers, Outcome, list[str]]:
+    """One drain by one subject: its numbers, what it published, what was wrong with that."""
+    subject = run.make(name, case.partitions, case.redis)
+    with running(subject):
+        numbers = drain(run, subject, expected)
+        failures = _redis_defects(run, name, expected) if case.redis else []
+    outcome = read_outcome(run.services.kafka, subject.output, subject.dead_letters)
+    numbers["changelog_records"] = run.services.kafka.count(subject.changelog)
+    if not case.redis:
+        run.drained[name, case.partitions] = subject
+    return numbers, outcome, failures + defects(name, outcome, expected)
+
+
+def medians(tries: Sequence[Numbers]) -> Numbers:
+    """Median of each number; of the rates also the lowest and highest when there are several."""
+    middle = {name: statistics.median(found[name] for found in tries) for name in tries[0]}
+    if len(tries) == 1:
+        return middle
+    spread = {}
+    for name in ("events_per_second", "events_per_cpu_second"):
+        values = [found[name] for found in tries]
+        spread |= {f"{name}_min": min(values), f"{name}_max": max(values)}
+    return middle | spread
+
+
+def too_short(numbers: Mapping[str, Numbers]) -> list[str]:
+    """Drains that were over before a rate could be read off."""
+    return [
+        f"{name} drained in {found['seconds']} s: too short for a rate"
+        for name, found in numbers.items()
+        if found["seconds"] < SHORTEST_S
+    ]
 
 
 def drain(run: Run, subject: Subject, expected: Expected) -> Numbers:

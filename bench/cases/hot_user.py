@@ -62,8 +62,8 @@ def _drained(run: Run, name: str, failures: list[str]) -> Numbers:
     with running(subject):
         numbers = drain(run, subject, expected)
     failures += defects(name, read_outcome(run.services.kafka, subject.output, subject.dead_letters), expected)
-    keep = ("events_per_second", "events_per_cpu_second")
-    return {key: numbers[key] for key in keep} | {"changelog_bytes_per_event": changelog_bytes(run, subject) / events}
+    keep = ("events_per_second", "events_per_cpu_second", "seconds")
+    return {key: numbers[key] for key in keep} | {"changelog_bytes_per_event": round(changelog_bytes(run, subject) / events, 2)}
 
 
 def _paced(run: Run, name: str) -> Numbers:
@@ -76,7 +76,7 @@ def _paced(run: Run, name: str) -> Numbers:
         part = Slice(INTERACTIONS, 0.0, run.sizes.hot_paced_s, PACED_RATE)
         report = send_plan(SendPlan(run.kafka_bootstrap, str(path), time.monotonic_ns() + LEAD_NS, [part]))
         _wait_committed(run, subject, sum(report.sent))
-    return {"paced_changelog_bytes_per_event": changelog_bytes(run, subject) / sum(report.sent)}
+    return {"paced_changelog_bytes_per_event": round(changelog_bytes(run, subject) / sum(report.sent), 2)}
 
 
 def changelog_bytes(run: Run, subject: Subject) -> int:

@@ -22,7 +22,7 @@ Buckets = Mapping[float, float]
 class Reading:
     """One scrape of one worker. Counters count since that worker started."""
 
-    phase: str = "unreachable"
+    phase: str = "starting"
     partitions: tuple[int, ...] = ()
     lag: int = 0
     state_keys: int = 0

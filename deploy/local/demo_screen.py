@@ -39,7 +39,8 @@ class Screen:
             Panel(_speed(snapshot), title="Speed", title_align="left"),
         )
         workers = Panel(_workers(snapshot.workers), title="Workers", title_align="left")
-        return Group(head, columns, workers, Panel(self._links(), title="Open", title_align="left"))
+        # The cursor rests on an empty line: a "^C" that the terminal echoes there cannot wrap and shift the screen.
+        return Group(head, columns, workers, Panel(self._links(), title="Open", title_align="left"), "")
 
     def _events(self, snapshot: Snapshot) -> Table:
         counts = snapshot.counts

@@ -76,14 +76,21 @@ class DemoFiles:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process with that id exists, ours or not."""
+    """Whether a process with that id runs, ours or not. A zombie, which its parent has not collected yet, does not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
-    return True
+    return not _is_zombie(Path(f"/proc/{pid}/stat"))
+
+
+def _is_zombie(stat: Path) -> bool:
+    try:
+        return stat.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] == "Z"
+    except OSError:  # gone just now, or a system without /proc
+        return False
 
 
 def _write(path: Path, value: Mapping[str, object]) -> None:

@@ -48,7 +48,7 @@ class Watch:
         self._history: deque[tuple[float, int, Buckets]] = deque()
 
     def look(self, workers: Sequence[WorkerRef], seconds: float) -> Snapshot:
-        """Ask every worker; one that does not answer shows as unreachable. ``seconds`` since traffic began."""
+        """Ask every worker; one that does not answer shows as starting or unreachable. ``seconds`` since traffic began."""
         views = [WorkerView(ref, self._ask(ref)) for ref in workers]
         counts = self._book.counts()
         latency = merged(reading.latency for reading in self._readings.values())
@@ -72,11 +72,13 @@ class Watch:
         )
 
     def _ask(self, ref: WorkerRef) -> Reading:
+        name = f"{ref.name}:{ref.pid}"
         try:
             (_, metrics), (status, ledger) = http_get(ref.port, "/metrics"), http_get(ref.port, "/api/v1/ledger")
         except OSError:
-            return Reading()  # what it had counted stays in our books
-        reading = self._readings[f"{ref.name}:{ref.pid}"] = read_metrics(metrics.decode())
+            # What it had counted stays in our books.
+            return Reading(phase="unreachable" if name in self._readings else "starting")
+        reading = self._readings[name] = read_metrics(metrics.decode())
         if status == 200:
             self._book.update(json.loads(ledger)["lanes"])
         return reading

@@ -40,12 +40,14 @@ def run(number: int, files: DemoFiles, stop: StopSignal) -> None:
     print(f"{name} starts: {worker.url}, log in {worker.log}", flush=True)
     try:
         worker.wait_ready(READY_TIMEOUT_S, lambda: stop.is_set() or files.read() is None)
-        print(f"{name} is ready; Ctrl-C stops it", flush=True)
+        was_ready = worker.is_ready()
+        if was_ready:
+            print(f"{name} is ready; Ctrl-C stops it", flush=True)
         while not stop.wait(LOOK_S) and files.read() is not None:
             if not worker.is_running():
                 raise ProcessError(name, "ended by itself", worker.log, worker.exit_status())
         print(f"{name} stops", flush=True)
-        if (status := worker.terminate()) != 0:
+        if (status := worker.terminate()) != 0 and was_ready:  # half started, it has nothing to finish
             raise ProcessError(name, "did not stop cleanly", worker.log, status)
     finally:
         worker.kill9()

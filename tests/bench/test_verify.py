@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from bench.cases.drain import Sample, drain_numbers
+from bench.cases.drain import Sample, drain_numbers, medians, too_short
 from bench.cases.latency import latencies
 from bench.events import Expected
 from bench.host import cpu_model, kafka_version
@@ -67,6 +67,23 @@ def test_rates_leave_out_what_was_done_before_the_first_sample() -> None:
     assert found["events_per_second"] == 450  # 900 of the 1000 source events in two seconds
     assert found["events_per_cpu_second"] == 450  # and in two CPU seconds, the commit's included
     assert found["broker_cpu_seconds"] == 1.5
+
+
+def test_repeats_give_the_median_and_the_spread_of_the_rates() -> None:
+    tries = [{"events_per_second": rate, "events_per_cpu_second": 2 * rate, "seconds": 3.0} for rate in (30.0, 10.0, 20.0)]
+
+    assert medians(tries[:1]) == tries[0]
+    assert medians(tries) == tries[2] | {
+        "events_per_second_min": 10.0,
+        "events_per_second_max": 30.0,
+        "events_per_cpu_second_min": 20.0,
+        "events_per_cpu_second_max": 60.0,
+    }
+
+
+def test_a_drain_that_is_over_at_once_gives_no_rate() -> None:
+    assert too_short({"worker": {"seconds": 20.0}}) == []
+    assert "hand drained in 0.4 s" in too_short({"worker": {"seconds": 20.0}, "hand": {"seconds": 0.4}})[0]
 
 
 def test_latency_is_counted_by_intended_time_and_without_warm_up() -> None:

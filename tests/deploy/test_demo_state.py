@@ -38,6 +38,15 @@ def test_a_demo_that_died_is_none(tmp_path: Path, dead_pid: int) -> None:
     assert DemoFiles(tmp_path).read() is None
 
 
+def test_a_process_that_nobody_collected_is_dead() -> None:
+    with subprocess.Popen([sys.executable, "-c", ""], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.read()  # ends with the process
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+
+        assert not is_alive(process.pid)
+
+
 def test_a_demo_that_stops_is_none(tmp_path: Path) -> None:
     files = DemoFiles(tmp_path)
     files.write(DemoState(os.getpid(), {}))

@@ -66,14 +66,16 @@ def test_what_a_worker_counted_stays_when_it_leaves(fake: Callable[[str], FakeSi
 
 
 def test_a_silent_worker_is_shown_and_does_not_break_the_watch(fake: Callable[[str], FakeSidecar]) -> None:
-    one, watch = fake("worker-1"), Watch()
-    silent = WorkerRef("worker-2", free_ports(1)[0], os.getpid())
-    one.partitions = {0: 5}
+    one, two, watch = fake("worker-1"), fake("worker-2"), Watch()
+    new = WorkerRef("worker-3", free_ports(1)[0], os.getpid())
+    one.partitions, two.partitions = {0: 5}, {1: 7}
+    watch.look([one.ref, two.ref, new], 0)
+    two.close()
 
-    snapshot = watch.look([one.ref, silent], 0)
+    snapshot = watch.look([one.ref, two.ref, new], 1)
 
-    assert [view.reading.phase for view in snapshot.workers] == ["running", "unreachable"]
-    assert snapshot.counts.consumed == 5
+    assert [view.reading.phase for view in snapshot.workers] == ["running", "unreachable", "starting"]
+    assert snapshot.counts.consumed == 12
 
 
 # -- screen -------------------------------------------------------------------------------------------------------

@@ -251,10 +251,6 @@ async def test_one_output_that_is_too_large_is_a_dead_letter(store: PartitionSto
     assert sum(unit.emitted for unit in units) == 2
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the size of an output counts its value only: the broker refuses the batch and the worker ends, again and again",
-)
 @pytest.mark.parametrize(
     "output", [Output(OUT, b"k" * 5_000, b"v"), Output(OUT, b"k", b"v", (("trace", b"x" * 5_000),))], ids=["key", "headers"]
 )

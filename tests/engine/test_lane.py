@@ -319,10 +319,6 @@ async def test_state_of_a_unit_that_waits_to_be_published_is_never_evicted(start
     assert (rig.durable, rig.count()) == (3, 2)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="state accepted by the first runs of a bisected batch is not pinned until the last run ends; a body that waits reads old state",
-)
 async def test_state_of_a_run_is_never_evicted_while_a_later_run_of_the_same_batch_waits(start_lane: Start) -> None:
     gate = asyncio.Event()
 

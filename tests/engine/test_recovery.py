@@ -130,7 +130,7 @@ async def test_recovery_ends_when_every_partition_is_read_to_its_end(
 ) -> None:
     monkeypatch.setattr(module, "_CHECK_S", 0)
     recovery._set_recovery_started()
-    task = asyncio.ensure_future(recovery._slurp_changelogs.fun(recovery))  # type: ignore[attr-defined]
+    task = asyncio.ensure_future(recovery._slurp_changelogs.fun(recovery))
     await asyncio.sleep(0.005)
     assert (recovery.in_recovery, recovery.signal_recovery_end.is_set()) == (True, False)
     restored(recovery)

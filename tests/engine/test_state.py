@@ -54,7 +54,7 @@ def test_two_bindings_of_a_view_in_one_run_see_each_other(state: LaneState) -> N
 def test_a_read_sees_writes_that_are_accepted_but_not_in_rocksdb(state: LaneState, store: PartitionStore) -> None:
     stage = state.stage()
     stage.view(COUNTS).put("a", 10)
-    state.accept(stage)
+    state.accept(stage, stage.encode())
     assert state.stage().view(COUNTS).get("a") == 10
     assert store.get(b"ca") == b"1"
 
@@ -70,7 +70,7 @@ def test_a_deleted_key_is_gone_for_this_run_and_for_later_ones(state: LaneState)
     stage = state.stage()
     stage.view(COUNTS).delete("a")
     assert stage.view(COUNTS).get("a") is None
-    state.accept(stage)
+    state.accept(stage, stage.encode())
     assert state.stage().view(COUNTS).get("a") is None
     assert stage.encode() == {b"ca": None}
 
@@ -137,38 +137,66 @@ def accepted(state: LaneState, **counts: int | None) -> dict[bytes, bytes | None
             stage.view(COUNTS).delete(key)
         else:
             stage.view(COUNTS).put(key, count)
-    state.accept(stage)
-    return stage.encode()
+    writes = stage.encode()
+    state.accept(stage, writes)
+    return writes
 
 
-def test_eviction_never_drops_what_is_not_in_rocksdb_yet(store: PartitionStore) -> None:
+def test_values_that_are_not_in_rocksdb_yet_stay_in_memory(store: PartitionStore) -> None:
     state = LaneState(store, 1)
-    first, second = accepted(state, a=1, b=2), accepted(state, c=3)
-    state.evict([first, second])
+    first = accepted(state, a=1, b=2)
+    accepted(state, c=3)
     assert state.stage().view(COUNTS).get_many("abc") == {"a": 1, "b": 2, "c": 3}
     store.apply(first, 1)
-    state.evict([second])
+    state.settle(1)
     assert set(state.hot) == {b"cc"}
     assert state.stage().view(COUNTS).get_many("abc") == {"a": 1, "b": 2, "c": 3}
 
 
-def test_eviction_never_drops_a_delete_that_is_not_in_rocksdb_yet(store: PartitionStore) -> None:
+def test_a_key_of_a_later_run_too_stays_when_the_earlier_one_is_in_rocksdb(store: PartitionStore) -> None:
+    state = LaneState(store, 0)
+    first = accepted(state, a=1)
+    accepted(state, a=2)
+    store.apply(first, 0)
+    state.settle(1)
+    assert state.stage().view(COUNTS).get("a") == 2
+
+
+def test_a_delete_that_is_not_in_rocksdb_yet_is_remembered(store: PartitionStore) -> None:
     store.apply({b"ca": b"1"}, 0)
     state = LaneState(store, 0)
+    other = accepted(state, b=1)
     delete = accepted(state, a=None)
-    state.evict([delete])
+    store.apply(other, 1)
+    state.settle(1)
     assert state.stage().view(COUNTS).get("a") is None
-    store.apply(delete, 1)
-    state.evict([])
+    store.apply(delete, 2)
+    state.settle(1)
     assert state.hot == {}
     assert state.stage().view(COUNTS).get("a") is None
 
 
-def test_eviction_takes_the_oldest_writes_first_and_only_down_to_the_limit(store: PartitionStore) -> None:
+def test_several_runs_of_one_unit_settle_together(store: PartitionStore) -> None:
+    state = LaneState(store, 0)
+    store.apply(accepted(state, a=1) | accepted(state, b=2), 0)
+    accepted(state, c=3)
+    state.settle(2)
+    assert set(state.hot) == {b"cc"}
+
+
+def test_the_oldest_writes_leave_first_and_only_down_to_the_limit(store: PartitionStore) -> None:
     state = LaneState(store, 2)
     store.apply(accepted(state, a=1, b=2, c=3), 0)
     store.apply(accepted(state, a=4), 1)
-    state.evict([])
+    state.settle(2)
     assert list(state.hot) == [b"cc", b"ca"]
-    state.evict([])
+    state.settle(0)
     assert list(state.hot) == [b"cc", b"ca"]
+
+
+def test_values_that_were_only_read_leave_too(store: PartitionStore) -> None:
+    store.apply({b"c%d" % n: b"1" for n in range(5)}, 0)
+    state = LaneState(store, 2)
+    state.stage().view(COUNTS).get_many("01234")
+    state.settle(0)
+    assert len(state.hot) == 2

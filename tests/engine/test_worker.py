@@ -129,8 +129,6 @@ def test_our_services_start_before_the_stream_app(tmp_path: Path) -> None:
     dependencies = list(worker.on_init_dependencies())
     assert dependencies[0] is made[0]
     assert len(dependencies) > 1
-    worker._setup_spinner_handler(None, 0)  # type: ignore[arg-type]
-    assert worker.spinner is None
 
 
 # -- the app ------------------------------------------------------------------------------------------

@@ -79,10 +79,6 @@ def test_outputs_are_split_and_nothing_is_lost_or_reordered() -> None:
     assert all(part[0].offset == 0 for part in parts)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="aiokafka's builder takes a first record of any size, so Batches never raises: the broker refuses the batch instead",
-)
 def test_a_record_that_fits_no_batch_is_refused_here_and_not_by_the_broker() -> None:
     with pytest.raises(BatchOverflow):
         Batches(OUT, 500).append(NOW_MS, b"k", b"x" * 2_000, [])

@@ -16,15 +16,19 @@ from typing import Any
 import pytest
 import redis as redis_client
 from confluent_kafka import Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 from typer.testing import CliRunner
 
+from app.cli import reset
 from app.cli.clickstream import BAD_KINDS, Clickstream
+from app.cli.console import CommandError
 from app.cli.main import app
 from app.domain.routing import partition_of
 from app.engine.marker import RESET_KEY
 from app.settings import Settings
 from app.topics import INTERACTIONS, all_topics, changelog_of
+from tests.integration import truth
+from tests.integration.conftest import StartWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 15.0
@@ -364,3 +368,48 @@ def test_a_reset_is_refused_while_the_group_has_a_member(used: Settings, cli: Cl
     assert result.exit_code == 1
     assert "1 member(s)" in result.stderr
     assert end_offsets(used, changelog_of(used.app_id, "process_interactions"))[0][0] == 0
+
+
+def test_a_worker_on_its_old_disk_starts_anew_after_a_reset(
+    topics: MakeTopics, worker: StartWorker, cli: Cli, tmp_path: Path
+) -> None:
+    settings, sent = topics(), truth.Sent()
+    truth.send(settings, truth.clicks(4_000, "reset"), sent)
+    first = worker(settings, run_dir=tmp_path / "disk")
+    truth.wait_consumed([first], 4_000)
+    before = truth.ledger(first)
+    running = cli(settings, "reset", "--to-earliest", "--yes")
+    assert first.terminate() == 0
+
+    done = cli(settings, "reset", "--to-earliest", "--yes")
+    second = worker(settings, run_dir=tmp_path / "disk")
+    truth.wait_consumed([second], 4_000)
+
+    assert (running.exit_code, done.exit_code) == (1, 0), running.output + done.output
+    assert truth.ledger(second) == before, "the ledger began at zero and counted the same"
+    outcome = truth.assert_exact(settings, sent)
+    assert outcome.repeated == len(outcome.values), "every output was published once more, byte for byte"
+
+
+def test_a_reset_that_dies_after_its_first_step_has_changed_nothing_for_a_worker(
+    topics: MakeTopics, worker: StartWorker, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def die(*args: Any) -> Any:
+        raise CommandError("killed here")
+
+    settings, sent = topics(), truth.Sent()
+    events = truth.clicks(3_000, "half")
+    truth.send(settings, events[:2_000], sent)
+    first = worker(settings, run_dir=tmp_path / "disk")
+    truth.wait_consumed([first], 2_000)
+    assert first.terminate() == 0
+    monkeypatch.setattr(reset, "_append_resets", die)
+
+    half = cli(settings, "reset", "--to-earliest", "--yes")
+    second = worker(settings, run_dir=tmp_path / "disk")
+    truth.send(settings, events[2_000:], sent)
+    truth.wait_consumed([second], 3_000)
+
+    assert (half.exit_code, "killed here" in half.stderr) == (1, True)
+    assert truth.assert_exact(settings, sent).repeated == 0
+    assert "rewind_ignored" in second.log.read_text()
