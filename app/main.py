@@ -97,7 +97,7 @@ def build(settings: Settings) -> EngineApp:
         letters = DeadLetterReader(settings, [dead_letters_of(settings.app_id, agent.source) for agent in declarations])
         deps = SidecarDeps(settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower))
         return [
-            BootChecks(settings, lambda: boot_problems(settings, declarations)),
+            BootChecks(settings, lambda: boot_problems(settings)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
             Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
             Background(loop_lag.run),
@@ -161,7 +161,7 @@ def degraded(follower: LookupWriter | None) -> list[str]:
     return ["redis"] if follower is not None and "down" in follower.states().values() else []
 
 
-async def boot_problems(settings: Settings, declarations: Sequence[AgentDeclaration]) -> list[str]:
+async def boot_problems(settings: Settings) -> list[str]:
     """What keeps this worker from starting, each with its cure; differences that lose nothing are only logged."""
     try:
         problems = await check_topics(settings)

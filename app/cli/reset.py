@@ -31,7 +31,7 @@ from app.cli.console import CommandError
 from app.cli.doctor_machine import lock_owner
 from app.cli.reading import open_consumer
 from app.cli.redis_tools import RedisUnavailable, count_keys, delete_keys, open_redis
-from app.engine.marker import RESET_KEY
+from app.engine.api import RESET_KEY
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
 from app.topic_admin import DEFAULT_AGENTS, VISIBLE_TIMEOUT_S, KafkaTopicAdmin, open_admin

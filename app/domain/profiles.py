@@ -10,8 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from app.domain.damage import DamagedState
 from app.domain.clickstream import NAMES, OTHER_CODE, TRACK, TRACK_CODES, TYPE_CODES
+from app.domain.damage import DamagedState
 from app.domain.dedupe import Recent
 from app.domain.events import Event, Interaction
 

@@ -17,6 +17,9 @@ import msgspec
 C = TypeVar("C")
 V = TypeVar("V")
 
+#: Key of the changelog record that ``veltrix reset`` appends: whoever meets it forgets everything before.
+RESET_KEY = b"\0veltrix/reset"
+
 Header = tuple[str, bytes | None]
 Stage = Literal["decode", "validate", "dedupe", "enrich", "aggregate", "publish"]
 Disposition = Literal["invalid", "retries_exhausted", "transient_timeout", "late", "oversize", "shed", "parked"]

@@ -13,8 +13,6 @@ from app.engine.status import Ledger
 
 #: In changelog and RocksDB: which source offsets are applied, and the ledger. Always last in its unit.
 MARKER_KEY = b"\0veltrix/marker"
-#: In the changelog only: ``veltrix reset`` appends it; a restore that meets it forgets everything before.
-RESET_KEY = b"\0veltrix/reset"
 #: In RocksDB only: the last changelog offset it contains, 8 bytes big-endian.
 OFFSET_KEY = b"\0veltrix/offset"
 

@@ -14,8 +14,8 @@ from typing import Any, cast
 
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
 
-from app.engine.api import Record
-from app.engine.marker import MARKER_KEY, OFFSET_KEY, RESET_KEY, Marker, decode_marker, decode_offset, encode_offset
+from app.engine.api import RESET_KEY, Record
+from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, decode_marker, decode_offset, encode_offset
 from app.settings import Settings
 
 

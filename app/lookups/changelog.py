@@ -8,12 +8,10 @@ from typing import Any, Final, Protocol
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from app.engine.api import RESET_KEY
 from app.kafka_clients import client_options, connect
 from app.settings import Settings
 
-#: ``veltrix reset`` appends a record with this key: what comes before it is no longer true.
-#: The engine's ``marker.RESET_KEY``, which this package may not import; a test holds the two equal.
-RESET_KEY: Final = b"\0veltrix/reset"
 CHUNK_RECORDS: Final = 2000
 STALL_TIMEOUT_S: Final = 30.0
 

@@ -96,7 +96,7 @@ def medians(tries: Sequence[Numbers]) -> Numbers:
     middle = {name: statistics.median(found[name] for found in tries) for name in tries[0]}
     if len(tries) == 1:
         return middle
-    spread = {}
+    spread: Numbers = {}
     for name in ("events_per_second", "events_per_cpu_second"):
         values = [found[name] for found in tries]
         spread |= {f"{name}_min": min(values), f"{name}_max": max(values)}

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.engine.marker import MARKER_KEY, OFFSET_KEY, RESET_KEY, Marker, decode_marker, decode_offset, encode_marker, encode_offset
+from app.engine.api import RESET_KEY
+from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, decode_marker, decode_offset, encode_marker, encode_offset
 from app.engine.status import Ledger
 
 offsets = st.dictionaries(st.text(max_size=20), st.integers(0, 2**62), max_size=3)

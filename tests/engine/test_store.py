@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from app.engine.marker import MARKER_KEY, OFFSET_KEY, RESET_KEY, Marker, encode_marker
+from app.engine.api import RESET_KEY
+from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, encode_marker
 from app.engine.store import PartitionStore, StoreLocked, StoreOptions, partition_path
 from app.settings import load_settings
 from tests.engine.support import open_store, small_options

@@ -145,13 +145,19 @@ def app_of(path: Path) -> EngineApp:
 
 def test_a_complete_app_passes(tmp_path: Path) -> None:
     app = app_of(tmp_path)
-    assert_complete(app, frozenset({"count"}))
+    assert_complete(app, [], frozenset({"count"}))
     assert isinstance(app.agents["count"], BatchAgent)
+
+
+def test_an_agent_whose_source_the_topics_do_not_list_is_refused(tmp_path: Path) -> None:
+    app, agents = app_of(tmp_path), EngineRig.new(tmp_path).agents
+    with pytest.raises(DeclarationError, match="AGENTS of app/topics.py"):
+        assert_complete(app, agents, frozenset())
 
 
 def test_a_missing_agent_is_named_with_its_file(tmp_path: Path) -> None:
     with pytest.raises(DeclarationError, match=r"agents/absent\.py"):
-        assert_complete(app_of(tmp_path), frozenset({"count", "absent"}))
+        assert_complete(app_of(tmp_path), [], frozenset({"count", "absent"}))
 
 
 @pytest.mark.parametrize(
@@ -168,7 +174,7 @@ def test_a_missing_extension_refuses_to_run(
     app = app_of(tmp_path)
     monkeypatch.setattr(owner, name, value)
     with pytest.raises(MissingExtension, match="make setup"):
-        assert_complete(app, frozenset())
+        assert_complete(app, [], frozenset())
 
 
 def test_settings_reach_faust(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from app.cli.clickstream import BAD_KINDS, Clickstream
 from app.cli.console import CommandError
 from app.cli.main import app
 from app.domain.routing import partition_of
-from app.engine.marker import RESET_KEY
+from app.engine.api import RESET_KEY
 from app.settings import Settings
 from app.topics import INTERACTIONS, all_topics, changelog_of
 from tests.integration import truth

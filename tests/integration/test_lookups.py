@@ -12,10 +12,9 @@ from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from app.domain.routing import partition_of
-from app.engine.api import LaneId
+from app.engine.api import RESET_KEY, LaneId
 from app.engine.status import EngineStatus
 from app.lookups.api import LookupView
-from app.lookups.changelog import RESET_KEY
 from app.lookups.connect import redis_client
 from app.lookups.keys import LaneKeys, unpack_value
 from app.lookups.reader import RedisLookupReader

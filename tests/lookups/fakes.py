@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 
 from redis.exceptions import ConnectionError as RedisConnectionError
 
-from app.engine.api import LaneId
+from app.engine.api import RESET_KEY, LaneId
 from app.lookups.api import LookupView
-from app.lookups.changelog import RESET_KEY, CannotReplay, OnChunk
+from app.lookups.changelog import CannotReplay, OnChunk
 from app.lookups.keys import STAMP_BYTES, LaneKeys, unpack_value
 from app.lookups.script import Apply
 
