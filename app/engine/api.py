@@ -95,8 +95,7 @@ class Effects:
 
     def covers(self, records: Sequence[Record]) -> bool:
         """Whether each of ``records`` has exactly one outcome, and no other record has one."""
-        offsets = self._offsets
-        return len(offsets) == len(records) and set(offsets) == {record.offset for record in records}
+        return sorted(self._offsets) == [record.offset for record in records]
 
     def outcomes(self) -> int:
         """How many outcomes were given."""

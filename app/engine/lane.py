@@ -10,13 +10,14 @@ exception of either task ends the process, because going on could lose or double
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from app.engine.api import DeadLetterEncoder, LaneId, Record
-from app.engine.compute import Computed, Computer
+from app.engine.compute import Computer
 from app.engine.delivery import Delivery
 from app.engine.marker import MARKER_KEY
 from app.engine.progress import Progress
@@ -67,17 +68,15 @@ class Lane:
         self.paused = False
         self._parts = parts
         self._limits = limits
-        self._queue: deque[Record] = deque()
+        self.queued = 0
+        """records fetched and not yet taken into a unit"""
+        self._queue: deque[Sequence[Record]] = deque()
+        """as they were fetched: lists of one topic"""
         self._in_flight: deque[Unit] = deque()
         self._work = asyncio.Event()
         self._computed = asyncio.Event()
         self._closing = False
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def queued(self) -> int:
-        """Records fetched and not yet taken into a unit."""
-        return len(self._queue)
 
     @property
     def units_in_flight(self) -> int:
@@ -96,8 +95,9 @@ class Lane:
         records = self.progress.unseen(records)
         if self._closing or not records:
             return
-        self._queue.extend(records)
-        if len(self._queue) > self._limits.high_water and not self.paused:
+        self._queue.append(records)
+        self.queued += len(records)
+        if self.queued > self._limits.high_water and not self.paused:
             self._pause(True)
         self._work.set()
 
@@ -105,6 +105,7 @@ class Lane:
         """Drop what is queued, finish the units in flight, stop. Bounded: exits the process when it takes too long."""
         self._closing = True
         self._queue.clear()
+        self.queued = 0
         self._work.set()
         _, unfinished = await asyncio.wait(self._tasks, timeout=self._limits.drain_timeout_s)
         if unfinished:
@@ -139,13 +140,21 @@ class Lane:
         """Up to unit_max_records / unit_max_bytes records of one topic from the queue; at least one."""
         queue, limits, size = self._queue, self._limits, 0
         taken: list[Record] = []
-        topic = queue[0].topic
-        while queue and len(taken) < limits.unit_max_records and queue[0].topic == topic:
-            size += len(queue[0].value or b"")
-            if taken and size > limits.unit_max_bytes:
+        topic = queue[0][0].topic
+        while queue and queue[0][0].topic == topic and len(taken) < limits.unit_max_records:
+            records = queue.popleft()
+            count = min(len(records), limits.unit_max_records - len(taken))
+            sizes = [len(record.value or b"") for record in records[:count]]
+            if size + sum(sizes) > limits.unit_max_bytes:
+                count = _fitting(sizes, limits.unit_max_bytes - size) or (0 if taken else 1)
+            if count < len(records):
+                queue.appendleft(records[count:])
+            if not count:
                 break
-            taken.append(queue.popleft())
-        if self.paused and len(queue) <= limits.low_water:
+            taken += records[:count]
+            size += sum(sizes[:count])
+        self.queued -= len(taken)
+        if self.paused and self.queued <= limits.low_water:
             self._pause(False)
         return taken
 
@@ -200,4 +209,6 @@ class Lane:
             self._parts.fatal(f"lane {self.id} cannot go on: {type(exc).__name__}: {exc}", exc)
 
 
-__all__ = ["Computed", "Fatal", "Lane", "LaneLimits", "LaneParts"]
+def _fitting(sizes: Sequence[int], room: int) -> int:
+    """How many of ``sizes`` from the first on fit into ``room``."""
+    return sum(1 for total in itertools.accumulate(sizes) if total <= room)

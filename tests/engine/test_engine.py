@@ -157,6 +157,16 @@ async def test_a_lane_never_commits_below_where_it_began(build: Build) -> None:
     assert await rig.engine.close_lanes() == {TP: 82}
 
 
+async def test_nothing_is_committable_below_a_truncation_until_something_above_is_applied(build: Build) -> None:
+    rig = build()
+    applied(rig, 50)
+    opened(rig, begin=70)
+    assert rig.engine.committable() == {}
+    rig.engine.submit(SOURCE, 0, events(70, 72))
+    await rig.acknowledge_all()
+    assert rig.engine.committable() == {TP: 72}
+
+
 async def test_what_is_applied_but_was_never_committed_is_committable_at_once(build: Build) -> None:
     rig = build()
     applied(rig, 50)

@@ -90,6 +90,7 @@ def test_ledger_state_and_outputs_equal_the_reference(
             assert table.changelog_offset() == len(rig.delivery.logs[CHANGELOG, 0]) - 1
         await rig.lane.close()
         assert rig.fatal.reasons == []
+        assert len(rig.lane.state.hot) <= hot, "everything is in RocksDB, so nothing is kept beyond the limit"
         return rig
 
     rig = asyncio.run(run())

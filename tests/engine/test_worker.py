@@ -151,7 +151,7 @@ def test_a_complete_app_passes(tmp_path: Path) -> None:
 
 def test_an_agent_whose_source_the_topics_do_not_list_is_refused(tmp_path: Path) -> None:
     app, agents = app_of(tmp_path), EngineRig.new(tmp_path).agents
-    with pytest.raises(DeclarationError, match="AGENTS of app/topics.py"):
+    with pytest.raises(DeclarationError, match=r"AGENTS of app/topics\.py"):
         assert_complete(app, agents, frozenset())
 
 
