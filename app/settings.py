@@ -74,7 +74,10 @@ class Settings(BaseSettings):
     # -- engine -----------------------------------------------------------------------------------
     unit_max_records: int = Field(1000, ge=1, description="Largest micro-batch; 10-15 ms of compute under drain")
     unit_max_bytes: int = Field(512 * 1024, ge=1024, description="Largest micro-batch in source bytes")
-    unit_depth: int = Field(3, ge=1, le=8, description="Units in flight per partition; a unit is two broker round trips")
+    unit_depth: int = Field(3, ge=1, le=8, description="Units per partition whose outputs wait for their acknowledgement")
+    settle_interval_ms: int = Field(
+        10, ge=0, le=1000, description="Units with few records share a changelog batch for this long; outputs do not wait for it"
+    )
     lane_high_water: int = Field(6000, ge=1, description="Pause fetching a partition at this many queued records")
     lane_low_water: int = Field(3000, ge=0, description="... and resume here")
     commit_interval_ms: int = Field(300, ge=20, description="Source offsets; the marker makes them only a hint")

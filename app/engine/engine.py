@@ -170,7 +170,7 @@ class Engine:
     def _lane_limits(self) -> LaneLimits:
         s = self.settings
         return LaneLimits(
-            s.unit_max_records, s.unit_max_bytes, s.unit_depth, s.lane_high_water, s.lane_low_water,
+            s.unit_max_records, s.unit_max_bytes, s.unit_depth, s.settle_interval_ms / 1000, s.lane_high_water, s.lane_low_water,
             s.produce_max_batch_bytes, s.drain_timeout_ms / 1000,
         )  # fmt: skip
 

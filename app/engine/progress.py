@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from app.engine.api import Record
 from app.engine.compute import Computed
-from app.engine.marker import Marker, encode_marker
+from app.engine.marker import Marker
 
 
 class Progress:
@@ -20,7 +20,6 @@ class Progress:
         self.last_progress = time.monotonic()
         self.last_commit = time.monotonic()
         self._computed = marker
-        self._pending: list[Marker] = []
         self._read: dict[str, int] = dict(marker.next_offsets)
         self._starts: dict[str, int] = {}
 
@@ -49,8 +48,8 @@ class Progress:
             self._read[topic] = records[-1].offset + 1
         return records
 
-    def advance(self, computed: Computed) -> bytes:
-        """The marker record of the next unit."""
+    def advance(self, computed: Computed) -> Marker:
+        """The marker of the next unit."""
         before, last = self._computed, computed.records[-1]
         self._computed = Marker(
             next_offsets={**before.next_offsets, last.topic: last.offset + 1},
@@ -62,12 +61,11 @@ class Progress:
             retried=before.retried,
             dropped=before.dropped + computed.dropped,
         )
-        self._pending.append(self._computed)
-        return encode_marker(self._computed)
+        return self._computed
 
-    def durable(self, computed: Computed, changelog_offset: int) -> int:
-        """The oldest unit in flight is durable at ``changelog_offset``; returns the offset before it."""
+    def durable(self, marker: Marker, changelog_offset: int) -> int:
+        """Everything up to ``marker`` is durable at ``changelog_offset``; returns the changelog offset before."""
         previous, self.changelog_offset = self.changelog_offset, changelog_offset
-        self.durable_marker = self._pending.pop(0)
+        self.durable_marker = marker
         self.last_progress = time.monotonic()
         return previous

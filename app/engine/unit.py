@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import DeadLetterEncoder, LaneId
 from app.engine.compute import Computed
 from app.engine.delivery import Ack
+from app.engine.marker import Marker
 from app.engine.status import UnitReport
 from app.engine.writer import TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
@@ -18,18 +19,43 @@ from app.topics import DEAD_LETTER_MAX_BYTES
 class Unit:
     """A micro-batch between its computation and its RocksDB write. Times are ``perf_counter`` seconds."""
 
-    __slots__ = ("acks", "changelog_bytes", "computed", "computed_at", "logged_at", "marker", "started", "visible_at", "visible_ms")
+    __slots__ = (
+        "_acks", "_on_acked", "_waiting", "changelog_bytes", "changelog_records", "computed", "computed_at", "marker", "started",
+        "visible_at", "visible_ms",
+    )  # fmt: skip
 
     def __init__(self, computed: Computed, started: float) -> None:
         self.computed = computed
-        self.started = started
-        self.computed_at = started
-        self.visible_at = started
-        self.logged_at = started
+        self.started = self.computed_at = self.visible_at = started
         self.visible_ms = 0
-        self.marker = b""
-        self.acks: list[Ack] = []
-        self.changelog_bytes = 0
+        self.marker = Marker()
+        self.changelog_records = self.changelog_bytes = 0
+        self._acks: list[Ack] = []
+        self._waiting = 1  # for watch()
+
+    @property
+    def is_acked(self) -> bool:
+        """The broker has answered for every output (maybe with an error)."""
+        return self._waiting == 0
+
+    def watch(self, acks: list[Ack], on_acked: Callable[[], None]) -> None:
+        """Wait for ``acks`` without a task; ``on_acked`` is called when the last one is in."""
+        self._acks, self._on_acked, self._waiting = acks, on_acked, len(acks) + 1
+        for ack in acks:
+            ack.add_done_callback(self._one_acked)
+        self._one_acked(None)
+
+    def _one_acked(self, _: object) -> None:
+        self._waiting -= 1
+        if self._waiting == 0:
+            self.visible_at = time.perf_counter()
+            self.visible_ms = time.time_ns() // 1_000_000
+            self._on_acked()
+
+    def raise_if_failed(self) -> None:
+        """Raise what the broker answered for an output that it did not take."""
+        for ack in self._acks:
+            ack.result()
 
     def output_batches(self, dead_letter: DeadLetterEncoder, limit: int) -> Mapping[str, list[BatchBuilder]]:
         """Outputs and dead letters of this unit as RecordBatches per topic."""
@@ -43,13 +69,8 @@ class Unit:
             letters.of(letter.topic).append(now_ms, letter.key, letter.value, list(letter.headers))
         return {**outputs.done(), **letters.done()}
 
-    def mark_visible(self) -> None:
-        """Every output is acknowledged."""
-        self.visible_at = time.perf_counter()
-        self.visible_ms = time.time_ns() // 1_000_000
-
-    def report(self, lane: LaneId) -> UnitReport:
-        """Facts for observers, after the RocksDB write."""
+    def report(self, lane: LaneId, logged_at: float) -> UnitReport:
+        """Facts for observers, after the RocksDB write; ``logged_at``: when the changelog was acknowledged."""
         done_at = time.perf_counter()
         computed = self.computed
         return UnitReport(
@@ -67,9 +88,9 @@ class Unit:
             seconds={
                 "compute": self.computed_at - self.started,
                 "outputs": self.visible_at - self.computed_at,
-                "changelog": self.logged_at - self.visible_at,
-                "store": done_at - self.logged_at,
+                "changelog": logged_at - self.visible_at,
+                "store": done_at - logged_at,
             },
-            changelog_records=len(computed.writes),
+            changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
         )

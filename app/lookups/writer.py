@@ -40,7 +40,7 @@ SYNCHRONISING_LANES: Final = 2
 class Pace:
     """How often the writer acts, in seconds."""
 
-    flush_s: float = 0.01
+    flush_s: float = 0.04
     """Units that become durable within this time share a round trip (0.25 ms of CPU): 90 a second instead of 300"""
     cover_s: float = 2.0
     """A live lane without traffic is verified this often"""

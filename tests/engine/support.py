@@ -163,6 +163,7 @@ def lane_limits(**changes: Any) -> LaneLimits:
         "unit_max_records": 100,
         "unit_max_bytes": 100_000,
         "unit_depth": 3,
+        "settle_interval_s": 0.0,
         "high_water": 1000,
         "low_water": 500,
         "batch_bytes": 100_000,
@@ -216,7 +217,7 @@ class EngineRig:
     def new(cls, data_dir: Path, *agents: AgentDeclaration, **changes: Any) -> EngineRig:
         """An engine over ``data_dir`` with small databases; ``changes`` are settings."""
         small = {"rocksdb_write_buffer_bytes": 1024**2, "rocksdb_block_cache_bytes": 1024**2, "drain_timeout_ms": 500}
-        settings, declared = Settings(data_dir=data_dir, **(small | changes)), agents or (agent(),)
+        settings, declared = Settings(data_dir=data_dir, **({"settle_interval_ms": 0} | small | changes)), agents or (agent(),)
         delivery, observer, listener, fatal = FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
         engine = Engine(EngineParts(settings, declared, delivery, dead_letter, observer, listener, fatal))
         return cls(settings, declared, delivery, observer, listener, fatal, engine)

@@ -59,12 +59,52 @@ async def test_the_changelog_batch_ends_in_the_marker_and_is_what_rocksdb_gets(s
     assert all(rig.store.get(r.key or b"") == r.value for r in log)
 
 
-async def test_the_listener_gets_the_changelog_offset_of_each_unit_and_of_the_one_before(start_lane: Start) -> None:
+async def test_the_listener_gets_each_changelog_batch_with_its_offset_and_the_one_before(start_lane: Start) -> None:
     rig = start_lane(unit_max_records=2)
-    rig.lane.offer(events(0, 4))
-    await rig.acknowledge_all()
+    for first in (0, 2):
+        rig.lane.offer(events(first, first + 2))
+        await rig.acknowledge_all()
     assert rig.listener.units == [(1, -1, 1), (3, 1, 3)]
     assert rig.store.changelog_offset() == 3
+
+
+async def test_units_whose_outputs_are_acknowledged_share_one_changelog_batch(start_lane: Start) -> None:
+    rig = start_lane(unit_max_records=1)
+    rig.lane.offer(events(0, 3))
+    await settle()
+    for sent in reversed(rig.delivery.outputs):  # the oldest last: then all three are ready at once
+        sent.ack()
+    await settle()
+    (batch,) = rig.delivery.states
+    assert [record.key for record in batch.records] == [COUNTS.raw_key("u"), MARKER_KEY]
+    assert decode_marker(batch.records[-1].value).next_offsets == {SOURCE: 3}
+    batch.ack()
+    await settle()
+    assert (rig.durable, rig.count()) == (3, 3)
+    assert [unit.records for unit in rig.observer.units] == [1, 1, 1]
+    assert sum(unit.changelog_records for unit in rig.observer.units) == 2
+
+
+async def test_a_shared_changelog_batch_ends_where_the_next_unit_would_not_fit(start_lane: Start) -> None:
+    rig = start_lane(unit_max_records=1, batch_bytes=5_000)
+    rig.lane.offer([event(offset, f"{offset:0>900}") for offset in range(3)])
+    await settle()
+    for sent in reversed(rig.delivery.outputs):
+        sent.ack()
+    await rig.acknowledge_all()
+    assert [len(batch.records) for batch in rig.delivery.states] == [2, 2, 2]
+    assert rig.durable == 3
+
+
+async def test_a_failed_output_of_a_later_unit_ends_the_process_and_is_not_settled(start_lane: Start) -> None:
+    rig = start_lane(unit_max_records=1)
+    rig.lane.offer(events(0, 2))
+    await settle()
+    rig.delivery.outputs[1].fail(RuntimeError("broker said no"))
+    rig.delivery.outputs[0].ack()
+    await settle()
+    assert len(rig.fatal.reasons) == 1
+    assert rig.durable == -1
 
 
 async def test_a_unit_without_state_or_output_still_moves_the_position(start_lane: Start) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from app.engine.api import Failure, Record
 from app.engine.compute import Computed
-from app.engine.marker import Marker, decode_marker
+from app.engine.marker import Marker
 from app.engine.progress import Progress
 from tests.engine.support import SOURCE, event, events, offsets
 
@@ -25,18 +25,17 @@ def test_nothing_is_durable_before_the_first_unit() -> None:
 def test_the_marker_counts_outcomes_on_from_the_one_before() -> None:
     progress = Progress(Marker({SOURCE: 3}, {}, 3, 1, 1, 1, 0, 0), 9)
     progress.committed[SOURCE] = 2
-    first = decode_marker(progress.advance(unit(*events(3, 6), emitted=1, duplicates=1, dead=1)))
+    first = progress.advance(unit(*events(3, 6), emitted=1, duplicates=1, dead=1))
     assert first == Marker({SOURCE: 6}, {SOURCE: 2}, 6, 2, 2, 2, 0, 0)
-    second = decode_marker(progress.advance(unit(*events(6, 8), dropped=2)))
+    second = progress.advance(unit(*events(6, 8), dropped=2))
     assert second == Marker({SOURCE: 8}, {SOURCE: 2}, 8, 2, 2, 2, 0, 2)
     assert first.ledger().residue == second.ledger().residue == 0
 
 
 def test_only_durable_moves_what_may_be_committed() -> None:
     progress = Progress(Marker(), -1)
-    first, second = unit(*events(0, 3), emitted=3), unit(*events(3, 5), emitted=2)
-    progress.advance(first)
-    progress.advance(second)
+    first = progress.advance(unit(*events(0, 3), emitted=3))
+    second = progress.advance(unit(*events(3, 5), emitted=2))
     assert progress.next_offset(SOURCE) == -1
     assert progress.durable(first, 4) == -1
     assert (progress.next_offset(SOURCE), progress.changelog_offset) == (3, 4)
@@ -46,9 +45,7 @@ def test_only_durable_moves_what_may_be_committed() -> None:
 
 def test_topics_of_a_lane_have_their_own_positions() -> None:
     progress = Progress(Marker({SOURCE: 3}), 0)
-    retry = unit(event(9, topic="retry"), emitted=1)
-    progress.advance(retry)
-    progress.durable(retry, 1)
+    progress.durable(progress.advance(unit(event(9, topic="retry"), emitted=1)), 1)
     assert (progress.next_offset(SOURCE), progress.next_offset("retry")) == (3, 10)
 
 

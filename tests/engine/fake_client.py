@@ -1,0 +1,82 @@
+"""aiokafka's consumer and Faust's consumer thread, as far as the engine's consumer uses them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiokafka import TopicPartition as KafkaPartition
+from faust.types import TP
+
+from tests.fakes import FakeRecord
+
+Fetched = Mapping[TP, list[FakeRecord]]
+
+
+@dataclass
+class FakeClient:
+    """aiokafka's consumer: what the group has committed, and what it is told."""
+
+    assigned: set[TP] = field(default_factory=set)
+    group: dict[TP, int] = field(default_factory=dict)
+    paused: set[TP] = field(default_factory=set)
+    seeks: dict[TP, int] = field(default_factory=dict)
+
+    def assignment(self) -> set[TP]:
+        return self.assigned
+
+    def pause(self, *tps: KafkaPartition) -> None:
+        assert all(tp in self.assigned for tp in tps), "aiokafka raises for others"
+        self.paused |= {TP(*tp) for tp in tps}
+
+    def resume(self, *tps: KafkaPartition) -> None:
+        assert all(tp in self.assigned for tp in tps), "aiokafka raises for others"
+        self.paused -= {TP(*tp) for tp in tps}
+
+    def seek(self, tp: KafkaPartition, offset: int) -> None:
+        self.seeks[TP(*tp)] = offset
+
+    async def committed(self, tp: KafkaPartition) -> int | None:
+        return self.group.get(TP(*tp))
+
+
+@dataclass
+class FakeThread:
+    """Faust's consumer thread over the fake client."""
+
+    client: FakeClient = field(default_factory=FakeClient)
+    fetched: list[Fetched | Exception] = field(default_factory=list)
+    asked: list[set[TP]] = field(default_factory=list)
+    commits: list[dict[TP, int]] = field(default_factory=list)
+    during_fetch: Callable[[], None] = lambda: None
+    commit_works: bool = True
+    begin: int = 0
+    end: int = 1000
+    positions: dict[TP, int] = field(default_factory=dict)
+
+    def _ensure_consumer(self) -> FakeClient:
+        return self.client
+
+    async def getmany(self, active: set[TP], timeout: float) -> Fetched:  # noqa: ASYNC109 - Faust's signature
+        self.asked.append(set(active))
+        self.during_fetch()
+        result = self.fetched.pop(0) if self.fetched else {}
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    def assignment(self) -> set[TP]:
+        return self.client.assigned
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        self.commits.append(dict(offsets))
+        return self.commit_works
+
+    async def earliest_offsets(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, self.begin)
+
+    async def highwaters(self, *tps: TP) -> dict[TP, int]:
+        return dict.fromkeys(tps, self.end)
+
+    async def position(self, tp: TP) -> int | None:
+        return self.positions.get(tp)
