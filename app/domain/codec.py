@@ -13,7 +13,7 @@ from app.domain.events import Event
 
 #: Deepest nesting accepted. Without a bound of our own the interpreter's recursion limit would decide, at a
 #: depth that depends on the caller's stack: the same record could pass here and fail there.
-MAX_DEPTH: Final = 256
+MAX_DEPTH: Final = 512
 
 _decode_event: Final = msgspec.json.Decoder(Event).decode
 _check_syntax: Final = msgspec.json.Decoder(msgspec.Raw).decode

@@ -10,7 +10,7 @@ from app.domain.codec import Limits, decode
 from app.domain.dedupe import digest_of
 from app.domain.errors import Reason, Rejection
 from app.domain.events import Event, Interaction, product_ids
-from app.domain.routing import partition_of
+from app.domain.routing import hash_of
 from app.domain.times import BadTimestamp, broker_time_ms, event_time_ms
 
 
@@ -51,43 +51,44 @@ def validate(event: Event, record_ms: int, limits_ms: int, limits: Limits) -> In
     """
     properties = event.properties
     items = () if properties is None else product_ids(properties)
-    rejection = check_fields(event, items, limits.max_id_chars)
-    if rejection is not None:
-        return rejection
+    message_id, user_id, anonymous_id = event.message_id or "", event.user_id or "", event.anonymous_id or ""
+    complete = message_id and (user_id or anonymous_id) and (event.event or event.type != TRACK) and event.type in EVENT_TYPES
+    # Nothing is too long when all together are not: one comparison for nearly every event.
+    if not complete or len(message_id) + len(user_id) + len(anonymous_id) + len("".join(items)) > limits.max_id_chars:
+        rejection = check_fields(event, items, limits.max_id_chars)
+        if rejection is not None:
+            return rejection
     try:
         time_ms = event_time_ms(event, record_ms)
     except BadTimestamp as exc:
         return Rejection(Reason.BAD_TIMESTAMP, str(exc))
     if not limits_ms - limits.max_age_ms <= time_ms <= limits_ms + limits.max_ahead_ms:
         return _out_of_time(time_ms - limits_ms, limits)
-    user_key = f"u:{event.user_id}" if event.user_id else f"a:{event.anonymous_id}"
-    return Interaction(event, user_key, digest_of(event.message_id or ""), time_ms, items)
+    user_key = f"u:{user_id}" if user_id else f"a:{anonymous_id}"
+    return Interaction(event, user_key, digest_of(message_id), time_ms, items)
 
 
 def check_fields(event: Event, items: tuple[str, ...], max_id_chars: int) -> Rejection | None:
     """What the type of the call demands is there, and no id is too long."""
-    message_id, user_id, anonymous_id = event.message_id or "", event.user_id or "", event.anonymous_id or ""
     if event.type not in EVENT_TYPES:
         return Rejection(Reason.UNKNOWN_TYPE, "`type` is missing or not a call of the Segment spec")
-    if not message_id:
+    if not event.message_id:
         return Rejection(Reason.MISSING_MESSAGE_ID, "`messageId` is missing or empty")
-    if not user_id and not anonymous_id:
+    if not event.user_id and not event.anonymous_id:
         return Rejection(Reason.MISSING_IDENTITY, "neither `userId` nor `anonymousId` is set")
     if event.type == TRACK and not event.event:
         return Rejection(Reason.MISSING_EVENT_NAME, "a track call without `event`")
-    # Nothing is too long when all together are not: one comparison for nearly every event.
-    if len(message_id) + len(user_id) + len(anonymous_id) + len("".join(items)) > max_id_chars:
-        return _too_long(event, items, max_id_chars)
-    return None
+    return _too_long(event, items, max_id_chars)
 
 
 def check_route(interaction: Interaction, key: bytes | None, partition: int, partitions: int) -> Rejection | None:
     """The record's key must be the event's identity and its partition must be the key's."""
     if key is None:
         return Rejection(Reason.MISROUTED, "the record has no key")
-    if key != interaction.user_key[2:].encode():
+    identity = interaction.event.user_id or interaction.event.anonymous_id or ""
+    if key != identity.encode():
         return Rejection(Reason.KEY_MISMATCH, "the record's key is not `userId`, else `anonymousId`")
-    expected = partition_of(key, partitions)
+    expected = hash_of(identity) % partitions
     if expected != partition:
         return Rejection(Reason.MISROUTED, f"partition {partition}, but murmur2 of the key gives {expected} of {partitions}")
     return None

@@ -77,7 +77,7 @@ class Unit:
             lane=lane,
             topic=computed.records[0].topic,
             records=len(computed.records),
-            source_bytes=sum(len(record.value or b"") for record in computed.records),
+            source_bytes=sum([len(record.value or b"") for record in computed.records]),
             emitted=computed.emitted,
             duplicates=computed.duplicates,
             dropped=computed.dropped,

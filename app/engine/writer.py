@@ -97,13 +97,15 @@ def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]],
     and a header because the value must be the same when the record is processed again.
     """
     processed_at = ("processed_at", b"%d" % processed_at_ms)
-    last_offset, index, origin = -1, 0, b""
+    last_offset, index, origin, last_topic = -1, 0, b"", ""
     for record, (topic, key, value, headers) in outputs:
         offset = record.offset
+        if topic != last_topic:
+            last_topic, append = topic, batches.of(topic).append
         if offset != last_offset:
             if not origin:
                 origin = f"{record.topic}:{record.partition}:".encode()
             last_offset, index = offset, 0
         source = ("veltrix-source", b"%b%d:%d" % (origin, offset, index))
-        batches.of(topic).append(record.timestamp, key, value, [*headers, source, processed_at])
+        append(record.timestamp, key, value, [*headers, source, processed_at] if headers else [source, processed_at])
         index += 1
