@@ -72,7 +72,7 @@ class Effects:
         self._offsets: list[int] = []
 
     def emit(self, record: Record, *outputs: Output) -> None:
-        """``record`` is processed; publish ``outputs`` (several, or none for a state-only agent)."""
+        """``record`` is processed; publish ``outputs``: all of them in this one call, or none for a state-only agent."""
         self._offsets.append(record.offset)
         self.emitted += 1
         for output in outputs:

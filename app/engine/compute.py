@@ -148,6 +148,8 @@ class Computer:
         # str(exc) may quote the payload, so the message names the class only; the trace says where.
         if isinstance(exc, TooLarge):
             return Failure("publish", "result_too_large", str(exc), "oversize", exc)
+        if isinstance(exc, UnaccountedRecords):
+            return Failure("aggregate", "unaccounted", str(exc), exception=exc)
         return Failure("aggregate", "agent_error", f"{type(exc).__name__} in agent {self._lane.agent}", exception=exc)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import ConsumerStoppedError, IllegalStateError
+from aiokafka.errors import ConsumerStoppedError
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -35,6 +35,9 @@ _IDLE_POLL_S = 0.02
 
 class EngineConsumer(driver.Consumer):
     """Feeds the engine's lanes instead of Faust's streams."""
+
+    #: Monotonic time at which the lanes were closed for a rebalance; 0 while they run.
+    _stood_still_at = 0.0
 
     @property
     def _engine(self) -> Engine:
@@ -130,6 +133,9 @@ class EngineConsumer(driver.Consumer):
             raise
         for tp, start in starts.items():
             self._client.seek(KafkaPartition(*tp), start)
+        if self._stood_still_at:
+            self._engine.rebalanced(time.monotonic() - self._stood_still_at)
+            self._stood_still_at = 0.0
         return {TP(*tp): start for tp, start in starts.items()}
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
@@ -155,12 +161,10 @@ class EngineConsumer(driver.Consumer):
 
     async def wait_empty(self) -> None:
         """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes."""
+        self._stood_still_at = time.monotonic()
         offsets = await self._engine.close_lanes()
         await self.maybe_wait_for_commit_to_finish()
-        try:
-            await self._commit_offsets({TP(*tp): offset for tp, offset in offsets.items()})
-        except IllegalStateError as exc:  # the group is gone already: the marker has the position
-            log.warning("last_commit_skipped", reason=str(exc))
+        await self._commit_offsets({TP(*tp): offset for tp, offset in offsets.items()})
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's detector looks at streams that are not there; /livez has the watchdog over lanes."""

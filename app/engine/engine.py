@@ -195,6 +195,10 @@ class Engine:
         """Next offset per source partition of the running lanes: everything below is durable."""
         return _committable(self.lanes.values())
 
+    def rebalanced(self, seconds: float) -> None:
+        """A rebalance is over: nothing was processed for ``seconds``."""
+        self._parts.observer.rebalanced(seconds, len(self.lanes))
+
     def committed(self, offsets: Mapping[TopicPartition, int], seconds: float, ok: bool) -> None:
         """The group's offsets were committed (or not)."""
         self._parts.observer.committed(seconds, ok)

@@ -111,6 +111,7 @@ HOOKS: tuple[Hook, ...] = (
         "_create_worker_consumer": ("(self, transport)", "80377d303e50d401", "shorter fetch wait"),
         "_consumer": ("", "dc937b59892604f5", "read: aiokafka's consumer, stopped in on_stop"),
         "_ensure_consumer": ("(self)", "7ad1994abb323d86", "called: aiokafka's consumer"),
+        "commit": ("(self, offsets)", "ce933577f4596de0", "a failed commit is logged and tried again; Faust crashes the worker"),
         "getmany": ("(self, active_partitions, timeout)", "574e19518da6e743", "called: one fetch; checks flow_active again"),
         "on_thread_stop": ("(self)", "5a7298ccb1a0aeb5", "not called any more: on_stop does its work"),
         "close": ("(self)", "bb33e5041b26c32f", "relied on: must not need a thread"),

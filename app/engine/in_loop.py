@@ -8,10 +8,12 @@ is a plain service that has the consumer-thread interface.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from aiokafka import AIOKafkaConsumer
+import structlog
+from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import IllegalStateError, KafkaError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Transport
 from faust.types import TP
 from mode.services import Service
@@ -19,6 +21,9 @@ from mode.utils.futures import maybe_async
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
+
+
+log = structlog.get_logger(__name__)
 
 
 class InLoopConsumerThread(AIOKafkaConsumerThread):
@@ -73,6 +78,15 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
     async def cast_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> None:
         """Call ``fun`` here and now."""
         await maybe_async(fun(*args, **kwargs))
+
+    async def commit(self, offsets: Mapping[TP, int]) -> bool:
+        """Commit; False when it failed. Faust would crash the worker: here a commit is a hint, the marker has the position."""
+        try:
+            await self._ensure_consumer().commit({TopicPartition(*tp): offset for tp, offset in offsets.items()})
+        except (KafkaError, IllegalStateError) as exc:
+            log.warning("commit_failed", reason=repr(exc))
+            return False
+        return True
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         """Straight to the consumer."""

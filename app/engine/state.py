@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, Generic, TypeVar, cast
 
-import msgspec
-
 from app.domain.damage import DamagedState
 from app.engine.api import BoundView, View
 from app.engine.store import PartitionStore
@@ -30,10 +28,9 @@ class UndecodableValue(DamagedState):
     """
 
     def __init__(self, view: str, raw_key: bytes) -> None:
-        super().__init__(
-            f"a stored value of {view} does not decode (key {raw_key!r}): run the build that wrote it, or rebuild the table"
-        )
+        super().__init__(f"a stored value of {view} does not decode: run the build that wrote it, or rebuild the table")
         self.view = view
+        self.raw_key = raw_key  # not in the message, which is logged: it holds a user id
 
 
 class LaneState:
@@ -56,7 +53,9 @@ class LaneState:
             if value is not None:
                 try:
                     hot[raw] = decode(value)
-                except msgspec.MsgspecError as exc:
+                except DamagedState:
+                    raise
+                except Exception as exc:  # a view may bring its own decoder, which raises what it likes
                     raise UndecodableValue(view.name, raw) from exc
 
     def accept(self, stage: Stage, encoded: dict[bytes, bytes | None]) -> None:

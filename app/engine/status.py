@@ -108,7 +108,7 @@ class UnitReport:
     visible_ms: int
     """wall clock when its outputs were acknowledged by the broker, epoch ms"""
     seconds: Mapping[str, float]
-    """wall seconds per phase: queue, compute, outputs, changelog, store"""
+    """wall seconds per phase: compute, outputs, changelog, store"""
     changelog_records: int
     changelog_bytes: int
 

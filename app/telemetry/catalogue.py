@@ -80,8 +80,8 @@ BATCH_BYTES = Metric(
     "Always at VELTRIX_UNIT_MAX_BYTES: events are large, consider raising it.", (), "bytes", BYTE_BUCKETS,
 )
 LOOP_SECONDS = Metric(
-    "veltrix_loop_seconds_total", "counter", "Wall seconds of units per phase: queue, compute, outputs, changelog, store.",
-    "outputs or changelog grow: the broker is slow. compute grows: profile the agent. queue grows: overload.", ("phase",), "seconds",
+    "veltrix_loop_seconds_total", "counter", "Wall seconds of units per phase: compute, outputs, changelog, store.",
+    "outputs or changelog grow: the broker is slow. compute grows: profile the agent.", ("phase",), "seconds",
 )
 CONSUMER_LAG = Metric(
     "veltrix_consumer_lag", "gauge", "Records in the source partition that are not yet applied.",

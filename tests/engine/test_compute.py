@@ -130,8 +130,8 @@ async def test_a_record_without_an_outcome_is_a_dead_letter_with_the_reason(stor
     compute, _ = computer(store, forgets)
     (unit,) = await compute.run(events(0, 5))
     ((offset, failure),) = dead([unit])
-    assert (offset, failure.reason, failure.message) == (2, "agent_error", "UnaccountedRecords in agent count")
-    assert "0 outcomes for 1 records" in str(failure.exception)
+    assert (offset, failure.reason, failure.message) == (2, "unaccounted", str(failure.exception))
+    assert "0 outcomes for 1 records" in failure.message
     assert unit.emitted == 4
 
 
@@ -145,7 +145,7 @@ async def test_two_outcomes_for_one_record_are_a_dead_letter_too(store: Partitio
 
     compute, _ = computer(store, doubles)
     (unit,) = await compute.run(events(0, 2))
-    assert [failure.message for _, failure in dead([unit])] == ["UnaccountedRecords in agent count"] * 2
+    assert [failure.reason for _, failure in dead([unit])] == ["unaccounted"] * 2
     assert unit.emitted == unit.duplicates == 0
 
 

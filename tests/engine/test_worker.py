@@ -10,7 +10,11 @@ from typing import Any
 
 import faust.streams
 import pytest
+from aiokafka import TopicPartition
+from aiokafka.errors import CommitFailedError, IllegalStateError, KafkaConnectionError
 from aiokafka.record import default_records
+from faust.types import TP
+from structlog.testing import capture_logs
 
 from app.engine import worker as module
 from app.engine.declare import DeclarationError
@@ -263,3 +267,18 @@ async def test_a_crash_is_kept_for_the_worker(thread: InLoopConsumerThread) -> N
     await thread.crash(error)
     assert thread.crashed
     assert thread.crash_reason is error
+
+
+@pytest.mark.parametrize("error", [CommitFailedError("rebalanced"), KafkaConnectionError("broker down"), IllegalStateError("gone")])
+async def test_a_failed_commit_is_logged_and_crashes_nothing(
+    thread: InLoopConsumerThread, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Failing:
+        async def commit(self, offsets: dict[TopicPartition, int]) -> None:
+            raise error
+
+    monkeypatch.setattr(thread, "_ensure_consumer", Failing)
+    with capture_logs() as logs:
+        assert await thread.commit({TP("source", 0): 4}) is False
+    assert [entry["event"] for entry in logs] == ["commit_failed"]
+    assert thread.crash_reason is None
