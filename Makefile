@@ -31,7 +31,7 @@ test: setup $(VENV_STAMP) $(JARS_STAMP) ## Unit tests, then integration tests on
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
 test-unit: $(VENV_STAMP) ## Unit tests alone: no service, a few seconds  (T= ARGS=)
-	@$(BIN)/python -m pytest -m "not integration" $(T) $(ARGS)
+	@$(BIN)/python -m pytest -m "not integration and not process" $(T) $(ARGS)
 
 lint: $(VENV_STAMP) ## ruff, its formatter, mypy --strict, import contracts
 	@$(BIN)/ruff check .

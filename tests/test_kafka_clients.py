@@ -29,6 +29,8 @@ from app.kafka_clients import (
 )
 from app.settings import Settings, SettingsError
 
+pytestmark = pytest.mark.process
+
 PASSWORD = "planted-canary"
 SASL = {"kafka_sasl_username": "veltrix", "kafka_sasl_password": SecretStr(PASSWORD)}
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]

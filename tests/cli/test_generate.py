@@ -20,6 +20,8 @@ from app.cli.generate import BatchSender, Plan, Tally, run_schedule, summary
 from app.cli.main import app
 from app.domain.routing import partition_of
 
+pytestmark = pytest.mark.process
+
 
 class _Batch:
     """A batch that holds ``room`` records."""

@@ -10,6 +10,8 @@ from deploy.local import demo_docker
 from deploy.local.demo_docker import DockerStack
 from deploy.local.process import ProcessError
 
+pytestmark = pytest.mark.process
+
 COMPOSE = "compose --project-name veltrix-demo --file"
 
 

@@ -21,6 +21,8 @@ from deploy.local.process import ProcessError
 from deploy.local.stop_signal import StopSignal
 from tests.deploy.fake_sidecar import FakeSidecar
 
+pytestmark = pytest.mark.process
+
 SENDS_60 = "print('noise'); print('{\"sent\": 60, \"seconds\": 2.0}')"
 SENDS_UNTIL_TOLD = (
     "import signal, sys, time\n"

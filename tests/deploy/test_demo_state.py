@@ -14,6 +14,8 @@ from deploy.local.demo_docker import docker_answers
 from deploy.local.demo_state import DemoFiles, DemoState, WorkerRef, is_alive
 from deploy.local.stop_signal import StopSignal
 
+pytestmark = pytest.mark.process
+
 
 @pytest.fixture
 def dead_pid() -> int:

@@ -15,6 +15,8 @@ import pytest
 
 from deploy.local.process import Command, ManagedProcess, ProcessError, own, tail
 
+pytestmark = pytest.mark.process
+
 IGNORES_TERM = "import signal,time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
 HAS_A_CHILD = "import subprocess,sys; c=subprocess.Popen(['sleep','60']); print(c.pid, flush=True); c.wait()"
 

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 OURS = {"agents", "app", "bench", "deploy", "tables", "tests"}
 #: Imported under another project's name: Faust's own dependency, and FastAPI's.

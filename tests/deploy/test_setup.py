@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.process
+
 SCRIPT = Path(__file__).parents[2] / "deploy" / "local" / "setup.sh"
 JAVA_17 = "echo 'openjdk version \"17.0.15\"' >&2"
 JAVA_11 = "echo 'openjdk version \"11.0.2\"' >&2"

@@ -11,6 +11,8 @@ import pytest
 
 from app.engine.guard import EXIT_FATAL, EXIT_REFUSED, DataDirLocked, lock_data_dir
 
+pytestmark = pytest.mark.process
+
 ROOT = Path(__file__).parents[2]
 
 

@@ -49,7 +49,6 @@ def left_behind(folder: Path) -> list[str]:
     return [line for line in lines if str(folder) in line]
 
 
-@pytest.mark.slow
 def test_a_demo_survives_a_killed_worker_and_stops_cleanly(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo_out, worker_out = tmp_path / "demo.out", tmp_path / "worker.out"
@@ -74,7 +73,6 @@ def test_a_demo_survives_a_killed_worker_and_stops_cleanly(tmp_path: Path) -> No
     assert left_behind(folder) == []
 
 
-@pytest.mark.slow
 def test_a_demo_ends_after_its_duration_and_its_workers_with_it(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo_out, worker_out = tmp_path / "demo.out", tmp_path / "worker.out"

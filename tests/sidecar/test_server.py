@@ -17,6 +17,8 @@ from app.sidecar.server import SidecarBindError, SidecarServer
 from app.sidecar.service import SidecarService
 from tests.sidecar.conftest import Sidecar, assert_problem
 
+pytestmark = pytest.mark.process
+
 
 async def hello(scope: Scope, receive: Receive, send: Send) -> None:
     """Answers everything, `/slow` after a moment."""
