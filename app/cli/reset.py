@@ -35,7 +35,7 @@ from app.engine.api import RESET_KEY
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
 from app.topic_admin import DEFAULT_AGENTS, VISIBLE_TIMEOUT_S, KafkaTopicAdmin, open_admin
-from app.topics import INTERACTIONS, changelog_of
+from app.topics import AGENTS, changelog_of
 
 #: DeleteRecords is refused for a topic that is only compacted. With these no record can expire meanwhile.
 DELETABLE: Final = {"cleanup.policy": "compact,delete", "retention.ms": "-1", "retention.bytes": "-1"}
@@ -101,7 +101,9 @@ async def plan_reset(settings: Settings, to_ms: int | None, agents: Sequence[str
     """
     async with open_admin(settings) as admin, _group_consumer(settings) as consumer:
         await refuse_members(admin, settings)
-        source = [TopicPartition(INTERACTIONS, number) for number in await admin.partitions(INTERACTIONS)]
+        source = [
+            TopicPartition(topic, number) for topic in dict.fromkeys(AGENTS.values()) for number in await admin.partitions(topic)
+        ]
         rewinds = await _rewinds(consumer, source, to_ms)
         changelogs: dict[str, int] = {}
         for tps in [await _changelog(admin, settings, agent) for agent in agents]:

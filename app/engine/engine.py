@@ -138,8 +138,7 @@ class Engine:
         applied = progress.next_offset(topic)
         if applied > position.end:
             raise SourceShrank(topic, partition, applied, position.end)
-        known = progress.durable_marker.committed.get(topic, -1)
-        if 0 <= position.committed < known:
+        if _is_rewind(position, progress.durable_marker.committed.get(topic, -1), applied):
             hint = "these events are applied; to process them again run `veltrix reset --to-earliest` or `--to-time`"
             log.warning(
                 "rewind_ignored", topic=topic, partition=partition, committed=position.committed, applied=applied, hint=hint
@@ -210,6 +209,15 @@ class Engine:
             if lane is not None:
                 lane.progress.committed[topic] = offset
                 lane.progress.last_commit = time.monotonic()
+
+
+def _is_rewind(position: SourcePosition, known: int, applied: int) -> bool:
+    """Someone moved the group back: below what it had committed by the last marker, or to the very start.
+
+    Being behind ``applied`` alone is no rewind: after a crash the last commits are missing. The group never commits
+    the start by itself, and a marker from before its first commit knows of none.
+    """
+    return 0 <= position.committed < applied and (position.committed < known or position.committed <= position.begin)
 
 
 def _committable(lanes: Iterable[Lane]) -> dict[TopicPartition, int]:

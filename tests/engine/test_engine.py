@@ -97,6 +97,22 @@ async def test_a_rewind_is_ignored_and_the_log_names_the_command(build: Build) -
     assert "veltrix reset" in entry["hint"]
 
 
+async def test_a_rewind_to_the_start_is_noticed_although_the_marker_knows_of_no_commit(build: Build) -> None:
+    rig = build()
+    applied(rig, 50)
+    with capture_logs() as logs:
+        assert opened(rig, committed=0) == 50
+    assert [entry["event"] for entry in logs] == ["rewind_ignored"]
+
+
+async def test_commits_that_a_crash_left_behind_are_no_rewind(build: Build) -> None:
+    rig = build()
+    applied(rig, 50, committed=30)
+    with capture_logs() as logs:
+        assert opened(rig, committed=30) == 50
+    assert logs == []
+
+
 async def test_a_source_that_ends_before_what_is_applied_was_recreated(build: Build) -> None:
     rig = build()
     applied(rig, 50)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections import Counter
 from pathlib import Path
 
+from app.settings import Settings
 from deploy.local.redis import LocalRedis
+from deploy.local.worker_process import WorkerProcess
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
 
@@ -76,8 +80,7 @@ def test_a_second_worker_takes_over_its_share_and_gives_it_back(topics: MakeTopi
     sender.start()
     second = worker(settings)
     time.sleep(3)
-    shares = [len(one.get("/api/v1/ledger")[1]) for one in (first, second)]
-    assert all(shares)
+    assert [len(truth.lanes(one)) for one in (first, second)] == [2, 2]
     assert second.terminate() == 0
     sender.join()
 
@@ -106,6 +109,30 @@ def test_a_dead_redis_never_stops_the_stream_and_is_caught_up(
     truth.assert_exact(settings, sent)
     user, expected = _busiest(settings)
     _wait_lookup(one, user, expected)
+
+
+def test_a_worker_killed_before_redis_heard_of_it_leaves_no_stale_lookup(
+    topics: MakeTopics, worker: StartWorker, own_redis: LocalRedis, tmp_path: Path
+) -> None:
+    settings, sent = topics(redis_url=own_redis.url), truth.Sent()
+    first = worker(settings, run_dir=tmp_path / "disk")
+    events = truth.clicks(8_000, "stale")
+    truth.send(settings, events[:4_000], sent)
+    truth.wait_consumed([first], 4_000)
+    _wait_lookup(first, *_busiest(settings))
+    os.kill(own_redis.pid, signal.SIGSTOP)  # from here on RocksDB knows more than Redis
+    try:
+        truth.send(settings, events[4_000:], sent)
+        truth.wait_consumed([first], 8_000)
+        first.kill9()
+    finally:
+        os.kill(own_redis.pid, signal.SIGCONT)
+
+    second = worker(settings, run_dir=tmp_path / "disk")
+
+    for user, numbers in truth.Outcome.of(settings).sequences.items():
+        kind = "a" if user.startswith(b"anon") else "u"
+        _wait_lookup(second, f"{kind}:{user.decode()}", len(numbers))
 
 
 def test_a_wrong_partition_count_is_refused_with_its_cure(topics: MakeTopics, worker: StartWorker) -> None:
@@ -137,17 +164,17 @@ def test_two_workers_on_one_data_directory_are_refused(topics: MakeTopics, worke
     assert first.is_ready()
 
 
-def _busiest(settings: object) -> tuple[str, int]:
-    sequences = truth.Outcome.of(settings).sequences  # type: ignore[arg-type]
+def _busiest(settings: Settings) -> tuple[str, int]:
+    sequences = truth.Outcome.of(settings).sequences
     key, numbers = max(((k, n) for k, n in sequences.items() if not k.startswith(b"anon")), key=lambda pair: len(pair[1]))
     return f"u:{key.decode()}", len(numbers)
 
 
-def _wait_lookup(one: object, user: str, sequence: int) -> None:
+def _wait_lookup(one: WorkerProcess, user: str, sequence: int) -> None:
     deadline = time.monotonic() + 30
     while True:
-        answer = truth.lookup(one, user)  # type: ignore[arg-type]
+        answer = truth.lookup(one, user)
         if answer["freshness"]["source"] == "redis" and answer["value"]["sequence"] == sequence:
             return
         assert time.monotonic() < deadline, answer
-        time.sleep(0.2)
+        time.sleep(0.1)

@@ -86,6 +86,13 @@ def ledger(worker: WorkerProcess) -> dict[str, int]:
     return dict(json.loads(body)["total"])
 
 
+def lanes(worker: WorkerProcess) -> list[dict[str, Any]]:
+    """The ledger of each lane of the worker."""
+    status, body = worker.get("/api/v1/ledger")
+    assert status == 200, body
+    return list(json.loads(body)["lanes"])
+
+
 def wait_consumed(workers: Iterable[WorkerProcess], count: int, timeout_s: float = WAIT_S) -> None:
     """Wait until the ledgers of ``workers`` say that ``count`` records are done."""
     deadline = time.monotonic() + timeout_s
