@@ -87,7 +87,10 @@ class Settings(BaseSettings):
     stall_timeout_ms: int = Field(120_000, description="/livez fails when a partition with lag does not move for this long")
 
     # -- RocksDB: budget per partition = 2 x write buffer + its share of the block cache -----------
-    rocksdb_write_buffer_bytes: int = Field(16 * 1024**2, ge=1024**2)
+    rocksdb_write_buffer_bytes: int = Field(16 * 1024**2, ge=1024**2, description="Of one partition; up to two of them")
+    rocksdb_memtables_bytes: int = Field(
+        128 * 1024**2, ge=4 * 1024**2, description="All write buffers together: above it a partition flushes early"
+    )
     rocksdb_block_cache_bytes: int = Field(64 * 1024**2, ge=1024**2, description="One cache shared by all partitions")
     rocksdb_max_open_files: int = Field(256, ge=32)
 

@@ -38,7 +38,7 @@ class Record(Protocol):
     headers: Sequence[tuple[str, bytes | None]]
 
 
-class Output(NamedTuple):
+class Output(msgspec.Struct, frozen=True, gc=False):
     """One record to produce, to the partition of its source record's number (topics are co-partitioned)."""
 
     topic: str

@@ -212,6 +212,26 @@ HOOKS: tuple[Hook, ...] = (
     *_of("aiokafka:AIOKafkaConsumer", AIOKAFKA, {
         "_fetch_max_wait_ms": ("", "248ff1031ac3126f", "Faust passes 1500 ms and has no setting"),
     }),
+    *_of("aiokafka.consumer.fetcher:PartitionRecords", AIOKAFKA, {
+        "_tp": ("", "c83eea057b6e8d45", "read: which partition"),
+        "_records": ("", "c83eea057b6e8d45", "read: the batches of the response"),
+        "_check_crcs": ("", "c83eea057b6e8d45", "read: the setting"),
+        "_isolation_level": ("", "c83eea057b6e8d45", "read: the setting"),
+        "_aborted_producers": ("", "c83eea057b6e8d45", "kept as upstream keeps it"),
+        "_consume_aborted_up_to": ("(self, batch_offset)", "3e06e18897c8a64f", "called: aborted transactions up to a batch"),
+        "_contains_abort_marker": ("(self, next_batch)", "e2ead1a3e7560d31", "called: a control batch that ends one"),
+        "_records_iterator": ("", "c83eea057b6e8d45", "dropped: it holds its owner"),
+        "next_fetch_offset": ("", "c83eea057b6e8d45", "moved, as upstream moves it"),
+        "_unpack_records": ("(self)", "4a783bfda70fa2b0", "replaced by fetched.read, which must do what it does"),
+    }),
+    *_of("aiokafka.consumer.fetcher:FetchResult", AIOKAFKA, {
+        "getall": ("(self, max_records=None)", "dab3256df06c4c03", "replaced by fetched.getall"),
+        "check_assignment": ("(self, tp)", "ed34624ba3bb944c", "called: the fetch is still wanted"),
+        "has_more": ("(self)", "72594f9363c00f05", "called"),
+        "_update_position": ("(self)", "dcc29a6eec296c77", "called: moves the consumer's position"),
+        "_partition_records": ("", "baa4056d7882677c", "read, and dropped when it is empty"),
+        "_topic_partition": ("", "baa4056d7882677c", "read"),
+    }),
     *_of("aiokafka.producer.message_accumulator:BatchBuilder", AIOKAFKA, {
         "_builder": ("", "6bbd841d8570dd3b", "filled directly: append costs as much again"),
         "_relative_offset": ("", "6bbd841d8570dd3b", "kept by hand when filled directly"),

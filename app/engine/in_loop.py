@@ -19,6 +19,8 @@ from faust.types import TP
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
+from app.engine import fetched
+
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
 
@@ -97,6 +99,7 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
         await self.consumer.on_partitions_assigned(assigned, generation_id)
 
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:
+        fetched.install()
         consumer = super()._create_worker_consumer(transport)
         # Faust passes 1,500 ms and has no setting for it; a partition resumed after back-pressure would wait that long.
         consumer._fetch_max_wait_ms = cast("EngineApp", self.app).engine.settings.fetch_max_wait_ms

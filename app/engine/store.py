@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch
+from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteBufferManager
 
 from app.engine.api import RESET_KEY, Record
 from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, decode_marker, decode_offset, encode_offset
@@ -29,17 +29,19 @@ class StoreLocked(Exception):
 
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
-    """Memory budget: two write buffers per partition, one block cache for all of them."""
+    """Memory budget: two write buffers per partition and a limit for all of them, one block cache for all."""
 
     write_buffer_bytes: int
     max_open_files: int
     cache: Cache
+    memtables: WriteBufferManager
 
     @classmethod
     def of(cls, settings: Settings) -> StoreOptions:
-        """The budget that the settings state; the cache is shared by every store opened with the result."""
+        """The budget that the settings state; shared by every store opened with the result."""
         cache = Cache(settings.rocksdb_block_cache_bytes)
-        return cls(settings.rocksdb_write_buffer_bytes, settings.rocksdb_max_open_files, cache)
+        memtables = WriteBufferManager(settings.rocksdb_memtables_bytes, False)  # never stalls a writer
+        return cls(settings.rocksdb_write_buffer_bytes, settings.rocksdb_max_open_files, cache, memtables)
 
     def build(self) -> Options:
         """Options for one small database: raw bytes, bloom filters (new users are misses), LZ4."""
@@ -47,6 +49,7 @@ class StoreOptions:
         options.create_if_missing(True)
         options.set_write_buffer_size(self.write_buffer_bytes)
         options.set_max_write_buffer_number(2)
+        options.set_write_buffer_manager(self.memtables)
         options.set_max_open_files(self.max_open_files)
         options.set_max_total_wal_size(4 * self.write_buffer_bytes)
         options.set_keep_log_file_num(2)

@@ -98,8 +98,8 @@ def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]],
     """
     processed_at = ("processed_at", b"%d" % processed_at_ms)
     last_offset, index, origin, last_topic = -1, 0, b"", ""
-    for record, (topic, key, value, headers) in outputs:
-        offset = record.offset
+    for record, output in outputs:
+        offset, topic, headers = record.offset, output.topic, output.headers
         if topic != last_topic:
             last_topic, append = topic, batches.of(topic).append
         if offset != last_offset:
@@ -107,5 +107,5 @@ def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]],
                 origin = f"{record.topic}:{record.partition}:".encode()
             last_offset, index = offset, 0
         source = ("veltrix-source", b"%b%d:%d" % (origin, offset, index))
-        append(record.timestamp, key, value, [*headers, source, processed_at] if headers else [source, processed_at])
+        append(record.timestamp, output.key, output.value, [*headers, source, processed_at] if headers else [source, processed_at])
         index += 1

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rocksdict import Cache
+from rocksdict import Cache, WriteBufferManager
 
 from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
 from app.engine.compute import Computer
@@ -30,7 +30,7 @@ COUNTS: View[int] = View("counts", b"c", lambda count: b"%d" % count, int)
 
 def small_options() -> StoreOptions:
     """A RocksDB that opens fast."""
-    return StoreOptions(1024**2, 32, Cache(1024**2))
+    return StoreOptions(1024**2, 32, Cache(1024**2), WriteBufferManager(64 * 1024**2, False))
 
 
 def event(offset: int, key: str = "u", value: bytes = b"emit", topic: str = SOURCE) -> FakeRecord:

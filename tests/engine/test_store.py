@@ -157,9 +157,9 @@ def test_reopening_keeps_everything(tmp_path: Path) -> None:
 _ABANDON = """
 import os, sys
 from pathlib import Path
-from rocksdict import Cache
+from rocksdict import Cache, WriteBufferManager
 from app.engine.store import PartitionStore, StoreOptions
-store = PartitionStore(Path(sys.argv[1]) / "count-0.db", StoreOptions(1024**2, 32, Cache(1024**2)))
+store = PartitionStore(Path(sys.argv[1]) / "count-0.db", StoreOptions(1024**2, 32, Cache(1024**2), WriteBufferManager(1024**2 * 64, False)))
 for unit in range(200):
     store.apply({b"count": b"%d" % unit, b"k%d" % unit: b"v" * 500}, unit)
 os._exit(9)
