@@ -174,7 +174,7 @@ async def boot_problems(settings: Settings) -> list[str]:
 
 
 def __getattr__(name: str) -> EngineApp:
-    """Build the app when Faust's command line asks for it, so that importing this module has no effect."""
+    """Build the app when Faust's command line asks for it, so that importing this module starts and opens nothing."""
     if name != "app":
         raise AttributeError(f"module {__name__} has no attribute {name}")
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
