@@ -76,7 +76,7 @@ class Settings(BaseSettings):
     unit_max_bytes: int = Field(512 * 1024, ge=1024, description="Largest micro-batch in source bytes")
     unit_depth: int = Field(3, ge=1, le=8, description="Units per partition whose outputs wait for their acknowledgement")
     settle_interval_ms: int = Field(
-        10, ge=0, le=1000, description="Units with few records share a changelog batch for this long; outputs do not wait for it"
+        50, ge=0, le=1000, description="Units with few records share a changelog batch for this long; outputs do not wait for it"
     )
     lane_high_water: int = Field(6000, ge=1, description="Pause fetching a partition at this many queued records")
     lane_low_water: int = Field(3000, ge=0, description="... and resume here")
@@ -85,6 +85,30 @@ class Settings(BaseSettings):
     hot_values: int = Field(40_000, ge=0, description="Decoded state values kept in memory, all partitions of an agent together")
     drain_timeout_ms: int = Field(20_000, description="Longest wait for units in flight at a stop or rebalance, then exit")
     stall_timeout_ms: int = Field(120_000, description="/livez fails when a partition with lag does not move for this long")
+
+    crash_attempts: int = Field(3, ge=1, description="A record that ended the process this often while being processed is parked")
+    standby_replicas: int = Field(0, ge=0, description="Warm copies of each table on other workers: fail-over without a restore")
+
+    # -- guarantee --------------------------------------------------------------------------------
+    processing_guarantee: Literal["at_least_once", "exactly_once"] = Field(
+        "at_least_once", description="Of outputs for a read_committed reader; state is exact in both"
+    )
+    transaction_groups: int = Field(
+        4, ge=1, le=64, description="exactly_once: partitions share G transactional ids (partition % G); workers <= G; fixed for life"
+    )
+    transaction_interval_ms: int = Field(
+        50, ge=1, le=5000, description="exactly_once: one transaction per group and interval; 20 for latency, 100 for throughput"
+    )
+    transaction_timeout_ms: int = Field(
+        10_000, ge=1000, description="exactly_once: the broker aborts what a dead worker left open after this (a successor does at once)"
+    )
+
+    # -- breaker: most events of a source fail, so its partition pauses instead of flooding the dead letters --------
+    breaker_enabled: bool = True
+    breaker_window_ms: int = Field(60_000, ge=1000, description="Sliding window of outcomes")
+    breaker_min_events: int = Field(200, ge=1, description="Fewer outcomes in the window never open it")
+    breaker_ratio: float = Field(0.5, gt=0, le=1, description="Opens above this share of dead letters")
+    breaker_probe_ms: int = Field(60_000, ge=100, description="Open for this long, then one small batch is tried")
 
     # -- RocksDB: budget per partition = 2 x write buffer + its share of the block cache -----------
     rocksdb_write_buffer_bytes: int = Field(16 * 1024**2, ge=1024**2, description="Of one partition; up to two of them")
