@@ -94,13 +94,18 @@ class Settings(BaseSettings):
         "at_least_once", description="Of outputs for a read_committed reader; state is exact in both"
     )
     transaction_groups: int = Field(
-        4, ge=1, le=64, description="exactly_once: partitions share G transactional ids (partition % G); workers <= G; fixed for life"
+        4,
+        ge=1,
+        le=64,
+        description="exactly_once: partitions share G transactional ids (partition % G); workers <= G; fixed for life",
     )
     transaction_interval_ms: int = Field(
         50, ge=1, le=5000, description="exactly_once: one transaction per group and interval; 20 for latency, 100 for throughput"
     )
     transaction_timeout_ms: int = Field(
-        10_000, ge=1000, description="exactly_once: the broker aborts what a dead worker left open after this (a successor does at once)"
+        10_000,
+        ge=1000,
+        description="exactly_once: the broker aborts what a dead worker left open after this (a successor does at once)",
     )
 
     # -- breaker: most events of a source fail, so its partition pauses instead of flooding the dead letters --------
