@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+from aiokafka import AIOKafkaProducer
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     IllegalSaslStateError,
@@ -97,6 +98,22 @@ def client_options(settings: Settings, *, client_id: str | None = None) -> dict[
             "sasl_plain_password": password,
         }
     return options
+
+
+def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafkaProducer:
+    """A producer for short transactions, not started; must be made on a running loop.
+
+    A short back-off, since the broker answers "not yet" while the markers of the transaction before are being written.
+    """
+    return AIOKafkaProducer(
+        **client_options(settings, client_id=f"{settings.app_id}-transactions"),
+        transactional_id=transactional_id,
+        transaction_timeout_ms=settings.transaction_timeout_ms,
+        max_batch_size=settings.produce_max_batch_bytes,
+        max_request_size=settings.produce_max_batch_bytes + 65_536,
+        request_timeout_ms=60_000,
+        retry_backoff_ms=10,
+    )
 
 
 def faust_credentials(settings: Settings) -> CredentialsT | None:

@@ -25,16 +25,18 @@ from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.domain.profiles import to_json
-from app.engine.consumer import EngineProducer
+from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
-from app.engine.delivery import AtLeastOnce
+from app.engine.delivery import AtLeastOnce, Delivery
 from app.engine.engine import Engine, EngineParts
 from app.engine.faust_app import EngineApp, assert_complete, new_faust_app
 from app.engine.guard import fatal, refuse
 from app.engine.introspect import RunningEngine
+from app.engine.producing import IdempotentProducing
 from app.engine.status import DurableListener, NoListener
+from app.engine.transactions import ExactlyOnce, TransactionParts
 from app.engine.worker import Background, BootChecks, Closing, worker_class
-from app.kafka_clients import KafkaConnectError
+from app.kafka_clients import KafkaConnectError, transactional_producer
 from app.lookups.api import LookupView
 from app.lookups.reader import RedisLookupReader
 from app.lookups.writer import LookupWriter
@@ -130,13 +132,31 @@ def new_engine(
         EngineParts(
             settings=settings,
             agents=declarations,
-            delivery=AtLeastOnce(lambda: producer_of(stream_app)),
-            dead_letter=DeadLetterRecordEncoder(
-                settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations}
-            ),
+            delivery=new_delivery(settings, declarations, stream_app, metrics),
             observer=metrics,
             listener=listener,
             fatal=fatal,
+        )
+    )
+
+
+def new_delivery(
+    settings: Settings, declarations: Sequence[AgentDeclaration], stream_app: EngineApp, metrics: PipelineMetrics
+) -> Delivery:
+    """How units become durable, by ``processing_guarantee``."""
+    dead_letter = DeadLetterRecordEncoder(settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations})
+    if settings.processing_guarantee == "at_least_once":
+        return AtLeastOnce(IdempotentProducing(lambda: producer_of(stream_app)), dead_letter)
+    return ExactlyOnce(
+        TransactionParts(
+            app_id=settings.app_id,
+            groups=settings.transaction_groups,
+            interval_s=settings.transaction_interval_ms / 1000,
+            new_producer=lambda transactional_id: transactional_producer(settings, transactional_id),
+            is_member=lambda: consumer_of(stream_app).is_member(),
+            committed=lambda tps: consumer_of(stream_app).committed(tps),
+            dead_letter=dead_letter,
+            observer=metrics,
         )
     )
 
@@ -154,6 +174,11 @@ def lookup_views(declarations: Sequence[AgentDeclaration]) -> list[LookupView]:
 def producer_of(stream_app: EngineApp) -> AIOKafkaProducer:
     """aiokafka's producer inside Faust's; there once the app has started."""
     return cast("EngineProducer", stream_app.producer)._ensure_producer()
+
+
+def consumer_of(stream_app: EngineApp) -> EngineConsumer:
+    """Our consumer, as what it is."""
+    return cast("EngineConsumer", stream_app.consumer)
 
 
 def degraded(follower: LookupWriter | None) -> list[str]:

@@ -130,7 +130,7 @@ class Sent:
 
 
 class FakeDelivery:
-    """A ``Delivery`` whose acknowledgements the test releases by hand, in any order.
+    """A ``Producing`` whose acknowledgements the test releases by hand, in any order.
 
     ``outputs`` and ``states`` hold what was sent, oldest first; ``logs`` what was acknowledged, by topic and
     partition. ``open`` is cleared to make ``publish`` wait, as for a partition whose previous batch is still queued.

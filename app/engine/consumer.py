@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import ConsumerStoppedError
+from aiokafka.errors import ConsumerStoppedError, KafkaError, NoError, RebalanceInProgressError
+from aiokafka.protocol.group import HeartbeatRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -120,14 +121,15 @@ class EngineConsumer(driver.Consumer):
         sources = {tp for tp in self.assignment() if tp.topic in self._engine.sources}
         begins = await self.earliest_offsets(*sources) if sources else {}
         ends = await self.highwaters(*sources) if sources else {}
-        committed = {tp: await self._client.committed(KafkaPartition(*tp)) for tp in sources}
+        committed = await self.committed(KafkaPartition(*tp) for tp in sources)
         positions: dict[TopicPartition, SourcePosition] = {
-            (tp.topic, tp.partition): SourcePosition(begins[tp] or 0, ends[tp] or 0, -1 if committed[tp] is None else committed[tp])
+            (tp.topic, tp.partition): SourcePosition(begins[tp] or 0, ends[tp] or 0, committed[KafkaPartition(*tp)])
             for tp in sources
         }
         await self._engine.close_lanes()
+        ends_read = {tp: await self._read_up_to(tp) for tp in map(self._engine.changelog_for, positions)}
         try:
-            starts = self._engine.open_lanes(positions)
+            starts = self._engine.open_lanes(positions, ends_read)
         except Exception as exc:
             cast("EngineApp", self.app).fatal(str(exc), exc)
             raise
@@ -137,6 +139,10 @@ class EngineConsumer(driver.Consumer):
             self._engine.rebalanced(time.monotonic() - self._stood_still_at)
             self._stood_still_at = 0.0
         return {TP(*tp): start for tp, start in starts.items()}
+
+    async def _read_up_to(self, changelog: TopicPartition) -> int:
+        tp = KafkaPartition(*changelog)
+        return await self._client.position(tp) if tp in self._client.assignment() else 0
 
     def _filter_tps_with_pending_acks(self, topics: Any = None) -> Iterator[TP]:
         return (TP(*tp) for tp in self._engine.committable() if topics is None or tp in topics or tp[0] in topics)
@@ -165,6 +171,30 @@ class EngineConsumer(driver.Consumer):
         offsets = await self._engine.close_lanes()
         await self.maybe_wait_for_commit_to_finish()
         await self._commit_offsets({TP(*tp): offset for tp, offset in offsets.items()})
+        await self._engine.release()
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        """Take over from the predecessors before Faust reads committed offsets and changelogs (exactly once)."""
+        await self._engine.acquire({tp.partition for tp in assigned if tp.topic in self._engine.sources})
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def committed(self, tps: Iterable[KafkaPartition]) -> dict[KafkaPartition, int]:
+        """The group's committed offsets, asked of the broker; -1 for none."""
+        found = {tp: await self._client.committed(tp) for tp in tps}
+        return {tp: -1 if offset is None else offset for tp, offset in found.items()}
+
+    async def is_member(self) -> bool:
+        """Ask the broker whether this worker is in the current generation of its group.
+
+        A rebalance that has begun changes nothing yet: nobody gets our partitions before we give them up or time out.
+        """
+        coordinator = self._client._coordinator
+        request = HeartbeatRequest(coordinator.group_id, coordinator.generation, coordinator.member_id)
+        try:
+            answer = await coordinator._send_req(request)
+        except KafkaError:
+            return False
+        return answer.error_code in (NoError.errno, RebalanceInProgressError.errno)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's detector looks at streams that are not there; /livez has the watchdog over lanes."""

@@ -7,13 +7,12 @@ Faust tells it when partitions come and go (through :mod:`app.engine.consumer`, 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
 
-from app.engine.api import DeadLetterEncoder, LaneId, Record
+from app.engine.api import LaneId, Record
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import Delivery
@@ -61,7 +60,6 @@ class EngineParts:
     settings: Settings
     agents: Sequence[AgentDeclaration]
     delivery: Delivery
-    dead_letter: DeadLetterEncoder
     observer: Observer
     listener: DurableListener
     fatal: Fatal
@@ -110,20 +108,33 @@ class Engine:
 
     # -- lanes: opened when recovery is complete, closed before a rebalance or stop --------------------
 
-    def open_lanes(self, positions: Mapping[TopicPartition, SourcePosition]) -> dict[TopicPartition, int]:
+    def changelog_for(self, source: TopicPartition) -> TopicPartition:
+        """The changelog partition of a source partition's lane."""
+        return changelog_of(self.settings.app_id, self.sources[source[0]].name), source[1]
+
+    def open_lanes(
+        self, positions: Mapping[TopicPartition, SourcePosition], changelog_ends: Mapping[TopicPartition, int]
+    ) -> dict[TopicPartition, int]:
         """Start a lane per assigned source partition; returns where to read each from.
+
+        Args:
+            positions: of the source partitions.
+            changelog_ends: up to where recovery has read each changelog partition (next offset).
 
         Raises:
             SourceShrank: a topic was deleted and created again under its table.
         """
-        return {tp: self._open_lane(tp, position) for tp, position in positions.items()}
+        return {
+            tp: self._open_lane(tp, position, changelog_ends.get(self.changelog_for(tp), 0)) for tp, position in positions.items()
+        }
 
-    def _open_lane(self, tp: TopicPartition, position: SourcePosition) -> int:
+    def _open_lane(self, tp: TopicPartition, position: SourcePosition, changelog_end: int) -> int:
         topic, partition = tp
         agent = self.sources[topic]
-        changelog = changelog_of(self.settings.app_id, agent.name)
+        changelog, _ = self.changelog_for(tp)
         store = self.open_store(changelog, partition)
         progress = Progress(store.marker(), store.changelog_offset())
+        progress.changelog_end = max(progress.changelog_end, changelog_end)
         start = self._start_offset(tp, progress, position)
         progress.start_at(topic, start)
         progress.committed[topic] = position.committed
@@ -159,7 +170,6 @@ class Engine:
             computer=Computer(lane, agent.body, self._contexts[agent.name], state, limit),
             state=state,
             delivery=parts.delivery,
-            dead_letter=parts.dead_letter,
             observer=parts.observer,
             listener=parts.listener,
             fatal=parts.fatal,
@@ -173,6 +183,14 @@ class Engine:
             s.produce_max_batch_bytes, s.drain_timeout_ms / 1000,
         )  # fmt: skip
 
+    async def acquire(self, partitions: Iterable[int]) -> None:
+        """Source partitions of these numbers were assigned; before their changelogs are read."""
+        await self._parts.delivery.acquire(partitions)
+
+    async def release(self) -> None:
+        """A rebalance or stop begins; the lanes are closed."""
+        await self._parts.delivery.release()
+
     async def close_lanes(self) -> dict[TopicPartition, int]:
         """Finish the units in flight of every lane and stop them all; returns what may be committed for them.
 
@@ -180,7 +198,7 @@ class Engine:
         """
         lanes, self.lanes = list(self.lanes.values()), {}
         await asyncio.gather(*(lane.close() for lane in lanes))
-        return _committable(lanes)
+        return {} if self._parts.delivery.commits_offsets else _committable(lanes)
 
     # -- fetch and commit ------------------------------------------------------------------------------
 
@@ -192,7 +210,7 @@ class Engine:
 
     def committable(self) -> dict[TopicPartition, int]:
         """Next offset per source partition of the running lanes: everything below is durable."""
-        return _committable(self.lanes.values())
+        return {} if self._parts.delivery.commits_offsets else _committable(self.lanes.values())
 
     def rebalanced(self, seconds: float) -> None:
         """A rebalance is over: nothing was processed for ``seconds``."""
@@ -207,8 +225,7 @@ class Engine:
             agent = self.sources.get(topic)
             lane = self.lanes.get(LaneId(agent.name, partition)) if agent else None
             if lane is not None:
-                lane.progress.committed[topic] = offset
-                lane.progress.last_commit = time.monotonic()
+                lane.progress.commit({topic: offset})
 
 
 def _is_rewind(position: SourcePosition, known: int, applied: int) -> bool:

@@ -1,10 +1,9 @@
 """A lane: one partition number of one agent. Takes records, runs units through the pipeline, keeps order.
 
-Two tasks share the work. *compute* takes queued records, runs the agent's body and hands the outputs to
-the producer; *settle* takes the oldest units whose outputs are acknowledged: one changelog batch that ends
-in the marker, acknowledged, then one RocksDB write for all of them. At most ``unit_depth`` units wait for
-their outputs, so a slow acknowledgement never idles the core and never grows memory. Nothing here catches a
-failed send: any exception of either task ends the process, because going on could lose or double an event.
+Two tasks share the work. *compute* takes queued records, runs the agent's body and hands each unit to the
+delivery; *settle* is the delivery's: it makes the oldest units durable, changelog first, then one RocksDB write.
+Units in flight are bounded, so a slow acknowledgement never idles the core and never grows memory. Nothing here
+catches a failed send: any exception of either task ends the process, because going on could lose or double an event.
 """
 
 from __future__ import annotations
@@ -16,15 +15,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from app.engine.api import DeadLetterEncoder, LaneId, Record
+from app.engine.api import LaneId, Record
 from app.engine.compute import Computer
 from app.engine.delivery import Delivery
-from app.engine.marker import MARKER_KEY, encode_marker
 from app.engine.progress import Progress
+from app.engine.settlement import Settlement
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.unit import Unit
-from app.engine.writer import changelog_batch
 
 Fatal = Callable[[str, BaseException | None], None]
 
@@ -50,7 +48,6 @@ class LaneParts:
     computer: Computer
     state: LaneState
     delivery: Delivery
-    dead_letter: DeadLetterEncoder
     observer: Observer
     listener: DurableListener
     fatal: Fatal
@@ -65,19 +62,21 @@ class Lane:
         self.id = lane
         self.changelog_topic = changelog_topic
         self.progress = progress
+        self.limits = limits
         self.state = parts.state
         self.paused = False
         self._parts = parts
-        self._limits = limits
         self.queued = 0
         """records fetched and not yet taken into a unit"""
         self._queue: deque[Sequence[Record]] = deque()
         """as they were fetched: lists of one topic"""
         self._in_flight: deque[Unit] = deque()
+        self._records_in_flight = 0
         self._unacked = 0
+        self._repairs = parts.state.store.keys_to_repair()
         self._work = asyncio.Event()
         self._acked = asyncio.Event()
-        self._closing = False
+        self.closing = False
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -87,7 +86,7 @@ class Lane:
 
     def start(self) -> None:
         """Begin to work; must be called on the running loop."""
-        for work in (self._compute(), self._settle()):
+        for work in (self._compute(), self._parts.delivery.settle(self)):
             task = asyncio.get_running_loop().create_task(work, name=f"lane-{self.id}")
             task.add_done_callback(self._on_task_done)
             self._tasks.append(task)
@@ -95,24 +94,24 @@ class Lane:
     def offer(self, records: Sequence[Record]) -> None:
         """Queue fetched records of one topic, in offset order. Ignored once closing: they are fetched again."""
         records = self.progress.unseen(records)
-        if self._closing or not records:
+        if self.closing or not records:
             return
         self._queue.append(records)
         self.queued += len(records)
-        if self.queued > self._limits.high_water and not self.paused:
+        if self.queued > self.limits.high_water and not self.paused:
             self._pause(True)
         self._work.set()
 
     async def close(self) -> None:
         """Drop what is queued, finish the units in flight, stop. Bounded: exits the process when it takes too long."""
-        self._closing = True
+        self.closing = True
         self._queue.clear()
         self.queued = 0
         self._work.set()
-        _, unfinished = await asyncio.wait(self._tasks, timeout=self._limits.drain_timeout_s)
+        _, unfinished = await asyncio.wait(self._tasks, timeout=self.limits.drain_timeout_s)
         if unfinished:
             self._parts.fatal(
-                f"lane {self.id}: {len(self._in_flight)} units did not finish in {self._limits.drain_timeout_s} s", None
+                f"lane {self.id}: {len(self._in_flight)} units did not finish in {self.limits.drain_timeout_s} s", None
             )
         await self._parts.listener.lane_stopped(self.id)
 
@@ -120,9 +119,9 @@ class Lane:
 
     async def _compute(self) -> None:
         while True:
-            while not self._closing and (not self._queue or self._is_full()):
+            while not self.closing and (not self._queue or self._is_full()):
                 await self._wait_for_work()
-            if self._closing:
+            if self.closing:
                 return
             started = time.perf_counter()
             for computed in await self._parts.computer.run(self._take()):
@@ -132,8 +131,8 @@ class Lane:
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
 
     def _is_full(self) -> bool:
-        depth, most = self._limits.unit_depth, self._limits.unit_max_records
-        return self._unacked >= depth or sum(len(unit.computed.records) for unit in self._in_flight) >= depth * most
+        depth, most = self.limits.unit_depth, self.limits.unit_max_records
+        return self._unacked >= depth or self._records_in_flight >= depth * most
 
     async def _wait_for_work(self) -> None:
         self._work.clear()
@@ -141,7 +140,7 @@ class Lane:
 
     def _take(self) -> list[Record]:
         """Up to unit_max_records / unit_max_bytes records of one topic from the queue; at least one."""
-        queue, limits, size = self._queue, self._limits, 0
+        queue, limits, size = self._queue, self.limits, 0
         taken: list[Record] = []
         topic = queue[0][0].topic
         while queue and queue[0][0].topic == topic and len(taken) < limits.unit_max_records:
@@ -164,68 +163,70 @@ class Lane:
     async def _publish(self, unit: Unit) -> None:
         unit.marker = self.progress.advance(unit.computed)
         unit.computed_at = time.perf_counter()
-        batches = unit.output_batches(self._parts.dead_letter, self._limits.batch_bytes)
         self._in_flight.append(unit)
+        self._records_in_flight += len(unit.computed.records)
         self._unacked += 1
-        unit.watch(await self._parts.delivery.publish(self.id.partition, batches), self._on_acked)
+        await self._parts.delivery.publish(self, unit)
 
-    def _on_acked(self) -> None:
+    # -- for the delivery -------------------------------------------------------------------------
+
+    def on_acked(self) -> None:
+        """A unit can become durable: its outputs are where the guarantee wants them by now."""
         self._unacked -= 1
         self._work.set()
         self._acked.set()
 
-    # -- settle -----------------------------------------------------------------------------------
+    @property
+    def can_settle(self) -> bool:
+        """There is something to make durable."""
+        return bool(self._repairs or (self._in_flight and self._in_flight[0].is_acked))
 
-    async def _settle(self) -> None:
-        while True:
-            while not (self._in_flight and self._in_flight[0].is_acked):
-                if self._closing and not self._in_flight and self._tasks[0].done():
-                    return
-                self._acked.clear()
-                await self._acked.wait()
-            await self._pace()
-            await self._make_durable(self._acked_units())
+    async def has_acked(self) -> bool:
+        """Wait until there is something to make durable; False: closed, and nothing is left."""
+        while not self.can_settle:
+            if self.closing and not self._in_flight and self._tasks[0].done():
+                return False
+            self._acked.clear()
+            await self._acked.wait()
+        return True
 
-    async def _pace(self) -> None:
+    async def pace(self, interval: float) -> None:
         """With little to write, wait for the next tick that all lanes share: one produce request serves them all.
 
         Outputs are visible by now, so this costs no latency; it saves a changelog request per unit and lane.
         """
         records = sum(len(unit.computed.records) for unit in self._in_flight if unit.is_acked)
-        if records < self._limits.unit_max_records // 2 and not self._closing:
-            interval = self._limits.settle_interval_s
+        if records < self.limits.unit_max_records // 2 and not self.closing:
             await asyncio.sleep(interval - time.monotonic() % interval if interval else 0)
 
-    def _acked_units(self) -> list[Unit]:
-        """The oldest units whose outputs are acknowledged, as far as their state fits one RecordBatch."""
+    def next_settlement(self) -> Settlement:
+        """A repair first; else the oldest units that can become durable, as far as their state fits one RecordBatch."""
+        if self._repairs:
+            now, later = self._repairs[: self.limits.unit_max_records], self._repairs[self.limits.unit_max_records :]
+            return Settlement.repair({key: self.state.store.get(key) for key in now}, later, self.progress.durable_marker)
         size = 0
         units: list[Unit] = []
         for unit in self._in_flight:
             size += unit.computed.changelog_size
-            if not unit.is_acked or (units and size > self._limits.batch_bytes):
+            if not unit.is_acked or (units and size > self.limits.batch_bytes):
                 break
             unit.raise_if_failed()
             units.append(unit)
-        return units
+        return Settlement.of(units)
 
-    async def _make_durable(self, units: list[Unit]) -> None:
-        last = units[-1]
-        writes: dict[bytes, bytes | None] = {}
-        for unit in units:
-            writes |= unit.computed.writes
-        writes[MARKER_KEY] = encode_marker(last.marker)
-        batch = changelog_batch(self.changelog_topic, writes, last.visible_ms, self._limits.batch_bytes)
-        last.changelog_records, last.changelog_bytes = len(writes), batch.size()
-        base = await self._parts.delivery.log_state(self.changelog_topic, self.id.partition, batch)
+    def make_durable(self, settlement: Settlement, base_offset: int) -> None:
+        """The changelog has ``settlement`` from ``base_offset`` on: RocksDB follows, then everyone who follows RocksDB."""
         logged_at = time.perf_counter()
-        stamp = base + len(writes) - 1
+        stamp, units, writes = settlement.stamp(base_offset), settlement.units, settlement.writes
         self.state.store.apply(writes, stamp)
-        previous = self.progress.durable(last.marker, stamp)
+        previous = self.progress.durable(settlement.marker, stamp)
         self.state.settle(sum(unit.computed.runs for unit in units))
-        for _ in units:
+        self._repairs = settlement.repairs_left
+        for unit in units:
             self._in_flight.popleft()
+            self._records_in_flight -= len(unit.computed.records)
         self._work.set()
-        self._parts.listener.unit_durable(self.id, writes, stamp, last.computed.records[-1].offset, previous)
+        self._parts.listener.unit_durable(self.id, writes, stamp, settlement.source_offset, previous)
         for unit in units:
             self._parts.observer.unit_done(unit.report(self.id, logged_at))
 

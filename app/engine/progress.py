@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from app.engine.api import Record
 from app.engine.compute import Computed
@@ -16,6 +16,8 @@ class Progress:
     def __init__(self, marker: Marker, changelog_offset: int) -> None:
         self.durable_marker = marker
         self.changelog_offset = changelog_offset
+        self.changelog_end = changelog_offset + 1
+        """where our next changelog batch must begin; further on than ``changelog_offset`` when records were removed"""
         self.committed: dict[str, int] = {}
         self.last_progress = time.monotonic()
         self.last_commit = time.monotonic()
@@ -66,6 +68,12 @@ class Progress:
     def durable(self, marker: Marker, changelog_offset: int) -> int:
         """Everything up to ``marker`` is durable at ``changelog_offset``; returns the changelog offset before."""
         previous, self.changelog_offset = self.changelog_offset, changelog_offset
+        self.changelog_end = changelog_offset + 1
         self.durable_marker = marker
         self.last_progress = time.monotonic()
         return previous
+
+    def commit(self, offsets: Mapping[str, int]) -> None:
+        """The group's offsets (next to read, by source topic) are committed."""
+        self.committed.update(offsets)
+        self.last_commit = time.monotonic()

@@ -7,6 +7,7 @@ every write); it is not synced, since the changelog is the durable copy.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,17 @@ from typing import Any, cast
 from rocksdict import BlockBasedOptions, Cache, DBCompressionType, Options, Rdict, ReadOptions, WriteBatch, WriteBufferManager
 
 from app.engine.api import RESET_KEY, Record
-from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, decode_marker, decode_offset, encode_offset
+from app.engine.marker import (
+    MARKER_KEY,
+    OFFSET_KEY,
+    REPAIR_KEY,
+    Marker,
+    decode_keys,
+    decode_marker,
+    decode_offset,
+    encode_keys,
+    encode_offset,
+)
 from app.settings import Settings
 
 
@@ -108,14 +119,23 @@ class PartitionStore:
         put(OFFSET_KEY, encode_offset(changelog_offset))
         self._db.write(batch)
 
+    def keys_to_repair(self) -> list[bytes]:
+        """Keys whose newest changelog record is a zombie's (see :meth:`restore`)."""
+        return sorted(decode_keys(self.get(REPAIR_KEY)))
+
     def restore(self, records: Sequence[Record], next_offset: int) -> None:
-        """Write changelog records in order; ``next_offset`` is where the changelog is read on from."""
+        """Write changelog records in order; ``next_offset`` is where the changelog is read on from.
+
+        A worker that was taken for dead may append a unit after its successor did. Such a unit ends in a marker that
+        is behind; it is left out, and the keys it touched are remembered for the lane to write again.
+        """
         start = next((i + 1 for i in range(len(records) - 1, -1, -1) if records[i].key == RESET_KEY), 0)
         if start:
             self.clear()
         batch = WriteBatch(raw_mode=True)
+        good, stale = without_zombies(records[start:] if start else records, self.marker())
         put, delete = batch.put, batch.delete
-        for record in records[start:] if start else records:
+        for record in good:
             key, value = record.key, record.value
             if key is None:
                 continue
@@ -123,6 +143,8 @@ class PartitionStore:
                 delete(key)
             else:
                 put(key, value)
+        if stale:
+            put(REPAIR_KEY, encode_keys(stale | decode_keys(self.get(REPAIR_KEY))))
         put(OFFSET_KEY, encode_offset(next_offset - 1))
         self._db.write(batch)
 
@@ -151,6 +173,30 @@ class PartitionStore:
     def close(self) -> None:
         """Flush and release the lock."""
         self._db.close()
+
+
+def without_zombies(records: Sequence[Record], marker: Marker) -> tuple[Sequence[Record], set[bytes]]:
+    """The records of the units that go on from ``marker``, and the keys of the others. A unit ends in its marker.
+
+    Records behind the last marker are kept: compaction has removed theirs, and it never removes a newer unit's.
+    """
+    markers = [decode_marker(record.value) for record in records if record.key == MARKER_KEY and record.value is not None]
+    if not any(later.is_behind(earlier) for earlier, later in itertools.pairwise([marker, *markers])):
+        return records, set()
+    good: list[Record] = []
+    unit: list[Record] = []
+    stale: set[bytes] = set()
+    for record in records:
+        unit.append(record)
+        if record.key == MARKER_KEY and record.value is not None:
+            ends = decode_marker(record.value)
+            if ends.is_behind(marker):
+                stale.update(each.key for each in unit[:-1] if each.key is not None)
+            else:
+                good += unit
+                marker = ends
+            unit = []
+    return good + unit, stale
 
 
 def partition_path(data_dir: Path, table: str, partition: int) -> Path:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import DeadLetterEncoder, LaneId
 from app.engine.compute import Computed
-from app.engine.delivery import Ack
 from app.engine.marker import Marker
+from app.engine.producing import Ack
 from app.engine.status import UnitReport
 from app.engine.writer import TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
@@ -34,6 +34,16 @@ class Unit:
         self._waiting = 1  # for watch()
 
     @property
+    def topic(self) -> str:
+        """The source topic; a unit has one."""
+        return self.computed.records[0].topic
+
+    @property
+    def last_offset(self) -> int:
+        """The highest source offset in it."""
+        return self.computed.records[-1].offset
+
+    @property
     def is_acked(self) -> bool:
         """The broker has answered for every output (maybe with an error)."""
         return self._waiting == 0
@@ -48,26 +58,18 @@ class Unit:
     def _one_acked(self, _: object) -> None:
         self._waiting -= 1
         if self._waiting == 0:
-            self.visible_at = time.perf_counter()
-            self.visible_ms = time.time_ns() // 1_000_000
+            self.mark_visible()
             self._on_acked()
+
+    def mark_visible(self) -> None:
+        """Others can read the outputs from now on."""
+        self.visible_at = time.perf_counter()
+        self.visible_ms = time.time_ns() // 1_000_000
 
     def raise_if_failed(self) -> None:
         """Raise what the broker answered for an output that it did not take."""
         for ack in self._acks:
             ack.result()
-
-    def output_batches(self, dead_letter: DeadLetterEncoder, limit: int) -> Mapping[str, list[BatchBuilder]]:
-        """Outputs and dead letters of this unit as RecordBatches per topic."""
-        now_ms = time.time_ns() // 1_000_000
-        outputs = TopicBatches(limit)
-        add_outputs(outputs, self.computed.outputs, now_ms)
-        letters = TopicBatches(DEAD_LETTER_MAX_BYTES)
-        for record, failure in self.computed.dead_letters:
-            # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
-            letter = dead_letter(record, failure, now_ms)
-            letters.of(letter.topic).append(now_ms, letter.key, letter.value, list(letter.headers))
-        return {**outputs.done(), **letters.done()}
 
     def report(self, lane: LaneId, logged_at: float) -> UnitReport:
         """Facts for observers, after the RocksDB write; ``logged_at``: when the changelog was acknowledged."""
@@ -75,7 +77,7 @@ class Unit:
         computed = self.computed
         return UnitReport(
             lane=lane,
-            topic=computed.records[0].topic,
+            topic=self.topic,
             records=len(computed.records),
             source_bytes=sum([len(record.value or b"") for record in computed.records]),
             emitted=computed.emitted,
@@ -94,3 +96,16 @@ class Unit:
             changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
         )
+
+
+def output_batches(computed: Iterable[Computed], dead_letter: DeadLetterEncoder, limit: int) -> Mapping[str, list[BatchBuilder]]:
+    """Outputs and dead letters of consecutive units of one lane as RecordBatches per topic."""
+    now_ms = time.time_ns() // 1_000_000
+    outputs, letters = TopicBatches(limit), TopicBatches(DEAD_LETTER_MAX_BYTES)
+    for each in computed:
+        add_outputs(outputs, each.outputs, now_ms)
+        for record, failure in each.dead_letters:
+            # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
+            letter = dead_letter(record, failure, now_ms)
+            letters.of(letter.topic).append(now_ms, letter.key, letter.value, list(letter.headers))
+    return {**outputs.done(), **letters.done()}

@@ -13,6 +13,7 @@ from rocksdict import Cache, WriteBufferManager
 from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
+from app.engine.delivery import AtLeastOnce
 from app.engine.engine import Engine, EngineParts
 from app.engine.lane import Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
@@ -150,6 +151,14 @@ class Rig:
         """Acknowledge, oldest first, until nothing more is sent."""
         await acknowledge_all(self.delivery)
 
+    async def acknowledge_outputs(self) -> None:
+        """Acknowledge outputs alone; changelog batches wait."""
+        await settle()
+        for sent in self.delivery.outputs:
+            if not sent.answer.done():
+                sent.ack()
+        await settle()
+
     async def stop(self) -> None:
         """End the tasks without ceremony, whatever they wait for."""
         for task in self.lane._tasks:
@@ -185,7 +194,7 @@ def new_rig(
     delivery, observer, listener, fatal = delivery or FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
     state = LaneState(store, hot)
     computer = Computer(lane, body, None, state, bounds.batch_bytes)
-    parts = LaneParts(computer, state, delivery, dead_letter, observer, listener, fatal, pauses.append)
+    parts = LaneParts(computer, state, AtLeastOnce(delivery, dead_letter), observer, listener, fatal, pauses.append)
     progress = Progress(store.marker(), store.changelog_offset())
     progress.committed[SOURCE] = -1
     return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))
@@ -219,7 +228,7 @@ class EngineRig:
         small = {"rocksdb_write_buffer_bytes": 1024**2, "rocksdb_block_cache_bytes": 1024**2, "drain_timeout_ms": 500}
         settings, declared = Settings(data_dir=data_dir, **({"settle_interval_ms": 0} | small | changes)), agents or (agent(),)
         delivery, observer, listener, fatal = FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
-        engine = Engine(EngineParts(settings, declared, delivery, dead_letter, observer, listener, fatal))
+        engine = Engine(EngineParts(settings, declared, AtLeastOnce(delivery, dead_letter), observer, listener, fatal))
         return cls(settings, declared, delivery, observer, listener, fatal, engine)
 
     async def acknowledge_all(self) -> None:

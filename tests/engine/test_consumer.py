@@ -324,7 +324,7 @@ async def test_gaps_in_the_offsets_do_not_hold_a_commit_back(wired: Wired) -> No
 
 async def test_an_offset_is_unknown_for_a_partition_without_a_lane(wired: Wired) -> None:
     assert wired.consumer._new_offset(S0) is None
-    wired.rig.engine.open_lanes({S0: SourcePosition(0, 9, -1)})
+    wired.rig.engine.open_lanes({S0: SourcePosition(0, 9, -1)}, {})
     assert wired.consumer._new_offset(S0) is None
 
 

@@ -16,7 +16,7 @@ from app.engine.marker import MARKER_KEY, Marker, encode_marker
 from app.engine.store import PartitionStore, StoreLocked
 from app.settings import Settings
 from tests.engine.support import COUNTS, SOURCE, EngineRig, agent, count, event, events, settle, small_options
-from tests.fakes import FakeRecord
+from tests.fakes import FakeRecord, Produced
 
 CHANGELOG = "veltrix-count-changelog"
 TP = (SOURCE, 0)
@@ -39,13 +39,14 @@ async def build(tmp_path: Path) -> AsyncIterator[Build]:
 
 def opened(rig: EngineRig, begin: int = 0, end: int = 1000, committed: int = -1) -> int:
     """Open the one lane; returns where it begins to read."""
-    return rig.engine.open_lanes({TP: SourcePosition(begin, end, committed)})[TP]
+    return rig.engine.open_lanes({TP: SourcePosition(begin, end, committed)}, {})[TP]
 
 
 def applied(rig: EngineRig, next_offset: int, committed: int = -1) -> None:
     """As if a lane had applied everything below ``next_offset`` when the group had committed ``committed``."""
     marker = Marker({SOURCE: next_offset}, {SOURCE: committed} if committed >= 0 else {}, next_offset, next_offset)
     rig.engine.open_store(CHANGELOG, 0).apply({MARKER_KEY: encode_marker(marker)}, 10)
+    rig.delivery.logs[CHANGELOG, 0] = [Produced(offset, 0, None, None, ()) for offset in range(11)]
 
 
 # -- where to begin -----------------------------------------------------------------------------------
@@ -243,7 +244,7 @@ async def test_setup_runs_once_and_every_lane_gets_its_result(build: Build) -> N
         return await count(batch)
 
     rig = build(agent(body, setup=setup))
-    rig.engine.open_lanes({(SOURCE, n): SourcePosition(0, 9, -1) for n in range(2)})
+    rig.engine.open_lanes({(SOURCE, n): SourcePosition(0, 9, -1) for n in range(2)}, {})
     for partition in range(2):
         rig.engine.submit(SOURCE, partition, [event(0)])
     await rig.acknowledge_all()
@@ -254,7 +255,7 @@ async def test_a_full_lane_pauses_its_own_partition_only(build: Build) -> None:
     rig = build(lane_high_water=2, lane_low_water=1)
     calls: list[Any] = []
     rig.engine.set_paused = lambda tp, paused: calls.append((tp, paused))
-    rig.engine.open_lanes({(SOURCE, n): SourcePosition(0, 9, -1) for n in range(2)})
+    rig.engine.open_lanes({(SOURCE, n): SourcePosition(0, 9, -1) for n in range(2)}, {})
     rig.engine.submit(SOURCE, 1, events(0, 3))
     assert calls == [((SOURCE, 1), True)]
 

@@ -159,7 +159,7 @@ async def test_records_that_are_applied_already_are_skipped(start_lane: Start, s
     rig.lane.offer(events(0, 5))
     await rig.acknowledge_all()
     await rig.stop()
-    again = start_lane()
+    again = start_lane(delivery=rig.delivery)
     again.lane.offer(events(0, 5))
     again.lane.offer(events(3, 8))
     again.lane.offer(events(6, 8))

@@ -10,7 +10,7 @@ from aiokafka.errors import KafkaTimeoutError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 from structlog.testing import capture_logs
 
-from app.engine.delivery import AtLeastOnce
+from app.engine.producing import IdempotentProducing
 from app.engine.writer import changelog_batch
 
 
@@ -42,9 +42,9 @@ def batch(*keys: bytes) -> BatchBuilder:
     return changelog_batch("t", dict.fromkeys(keys, b"v"), 0, 10_000)
 
 
-def delivery(producer: Any) -> AtLeastOnce:
+def delivery(producer: Any) -> IdempotentProducing:
     """Over that producer."""
-    return AtLeastOnce(lambda: producer)
+    return IdempotentProducing(lambda: producer)
 
 
 async def test_outputs_are_queued_in_order_and_acknowledged_later() -> None:
@@ -101,6 +101,6 @@ async def test_an_error_of_the_broker_goes_to_the_lane() -> None:
 async def test_the_producer_is_asked_for_at_each_send_since_faust_replaces_it() -> None:
     producers = [FakeProducer(), FakeProducer()]
     queue = iter(producers)
-    at_least_once = AtLeastOnce(lambda: next(queue))
+    at_least_once = IdempotentProducing(lambda: next(queue))
     await at_least_once.publish(0, {"a": [batch(b"1"), batch(b"2")]})
     assert [len(producer.calls) for producer in producers] == [1, 1]

@@ -1,0 +1,254 @@
+"""Exactly once: changelog, outputs, dead letters and source offsets of a group of lanes in one Kafka transaction.
+
+A *transaction group* is the partitions with one remainder: ``partition % transaction_groups``. It has one static
+transactional id (``<app>-<group>``) and one worker, so that a successor's ``start`` fences a predecessor that was
+taken for dead and completes or aborts what it left open. Once an interval, what the group's lanes have computed goes
+out in one transaction; only after its commit does RocksDB follow. What a failed transaction carried is sent again, by
+a new producer, from the same computed units: their values are pure functions of records and of state that has not changed.
+
+The rules that this rests on were measured against aiokafka 0.14 and Kafka 4.4 (ADR 0006):
+sends are awaited before the offsets are sent (else the broker's verification refuses one of them), a commit hides
+failed sends (so each future is read), and a producer whose send has failed is never used again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+from aiokafka import TopicPartition
+from aiokafka.producer.message_accumulator import BatchBuilder
+
+from app.engine.api import DeadLetterEncoder
+from app.engine.settlement import Settlement
+from app.engine.status import Observer
+from app.engine.unit import output_batches
+
+if TYPE_CHECKING:
+    from app.engine.lane import Lane
+    from app.engine.unit import Unit
+
+log = structlog.get_logger(__name__)
+
+#: How often a transaction is tried before the process ends; the next start tries again.
+ATTEMPTS = 6
+#: Wait before the second attempt, seconds; doubles each time.
+BACK_OFF_S = 0.1
+
+
+class NotOurs(Exception):
+    """This worker is not in its group any more: another one owns the transaction group. The process must end."""
+
+    def __init__(self, group: int) -> None:
+        super().__init__(f"transaction group {group} belongs to another worker: this one is not in the consumer group any more")
+
+
+class TransactionalProducer(Protocol):
+    """What is used of aiokafka's producer with a transactional id."""
+
+    async def start(self) -> None:
+        """Fence the id's former user, and complete or abort what it left open."""
+        ...
+
+    async def stop(self) -> None: ...
+
+    async def begin_transaction(self) -> None: ...
+
+    async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]: ...
+
+    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, int], group_id: str) -> None: ...
+
+    async def commit_transaction(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionParts:
+    """What transactions need from outside; every part can be a fake."""
+
+    app_id: str
+    groups: int
+    interval_s: float
+    new_producer: Callable[[str], TransactionalProducer]
+    """transactional id -> a producer that is not started"""
+    is_member: Callable[[], Awaitable[bool]]
+    """this worker is in the current generation of its consumer group"""
+    committed: Callable[[Iterable[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
+    """the group's committed offsets, -1 for none"""
+    dead_letter: DeadLetterEncoder
+    observer: Observer
+
+
+@dataclass(slots=True)
+class Part:
+    """A lane's share of a transaction. ``base``: offset of its changelog batch, known once it was sent."""
+
+    lane: Lane
+    settlement: Settlement
+    base: int = -1
+
+    @property
+    def offsets(self) -> dict[TopicPartition, int]:
+        """What the group's offsets become."""
+        partition = self.lane.id.partition
+        return {TopicPartition(topic, partition): offset for topic, offset in self.settlement.next_offsets.items()}
+
+    def finish(self) -> None:
+        """The transaction is committed."""
+        self.settlement.mark_visible()
+        self.lane.make_durable(self.settlement, self.base)
+        self.lane.progress.commit(self.settlement.next_offsets)
+
+    def batches(self, dead_letter: DeadLetterEncoder) -> list[tuple[str, BatchBuilder]]:
+        """Outputs and dead letters of all units, then the changelog; built anew for each attempt."""
+        limit, topic = self.lane.limits.batch_bytes, self.lane.changelog_topic
+        outputs = output_batches([unit.computed for unit in self.settlement.units], dead_letter, limit)
+        state = self.settlement.changelog_batch(topic, limit)
+        return [*((name, batch) for name, parts in outputs.items() for batch in parts), (topic, state)]
+
+
+class TransactionGroup:
+    """One transactional id and its lanes. At most one transaction is under way."""
+
+    def __init__(self, number: int, parts: TransactionParts) -> None:
+        self.number = number
+        self.lanes: list[Lane] = []
+        self._parts = parts
+        self._producer = parts.new_producer(f"{parts.app_id}-{number}")
+        self._turn: asyncio.Task[None] | None = None
+        self._began = 0.0
+
+    async def start(self) -> None:
+        """Take the id over."""
+        await self._producer.start()
+
+    async def stop(self) -> None:
+        """Give the id up; nothing is under way."""
+        await self._producer.stop()
+
+    async def transact(self) -> None:
+        """Take part in the next transaction (or in the end of the one under way); returns when it is over."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().create_task(self._next(), name=f"transaction-{self.number}")
+        await asyncio.shield(self._turn)
+
+    async def _next(self) -> None:
+        try:
+            if not any(lane.closing for lane in self.lanes):
+                await asyncio.sleep(max(0.0, self._began + self._parts.interval_s - time.monotonic()))
+            self._began = time.monotonic()
+            work = [Part(lane, lane.next_settlement()) for lane in self.lanes if lane.can_settle]
+            if work:
+                await self._carry_through(work)
+                self._parts.observer.committed(time.monotonic() - self._began, True)
+                for part in work:
+                    part.finish()
+        finally:
+            self._turn = None
+
+    async def _carry_through(self, work: list[Part]) -> None:
+        for attempt in itertools.count(1):
+            try:
+                await self._attempt(work)
+            except Exception as exc:
+                if attempt == ATTEMPTS:
+                    raise
+                log.warning("transaction_failed", group=self.number, attempt=attempt, reason=repr(exc))
+                await self._replace_producer()
+                if await self._is_committed(work):
+                    return
+                await asyncio.sleep(BACK_OFF_S * 2 ** (attempt - 1))
+            else:
+                return
+
+    async def _attempt(self, work: list[Part]) -> None:
+        # Built before it begins, so that the transaction is open for round trips only.
+        batches = [(part, part.batches(self._parts.dead_letter)) for part in work]
+        await self._producer.begin_transaction()
+        sends = [send for part, built in batches for send in await self._send(part.lane.id.partition, built)]
+        answers = await asyncio.gather(*sends, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+        for part, (*_, state) in zip(work, _grouped(answers, [len(built) for _, built in batches]), strict=True):
+            part.base = state.offset
+        offsets = {tp: offset for part in work for tp, offset in part.offsets.items()}
+        if offsets:
+            await self._producer.send_offsets_to_transaction(offsets, self._parts.app_id)
+        await self._producer.commit_transaction()
+
+    async def _send(self, partition: int, batches: list[tuple[str, BatchBuilder]]) -> list[asyncio.Future[Any]]:
+        sends = []
+        for topic, batch in batches:
+            batch.close()
+            sends.append(await self._producer.send_batch(batch, topic, partition=partition))
+        return sends
+
+    async def _replace_producer(self) -> None:
+        """A new producer of the same id, which ends the failed transaction. Only as long as the id is ours.
+
+        Asked twice: the first question keeps a worker that was taken for dead from fencing its successor, the second
+        finds a successor that came in between, which then has been fenced, replaces its producer too, and stays.
+        """
+        await self._check_membership()
+        await self._producer.stop()
+        self._producer = self._parts.new_producer(f"{self._parts.app_id}-{self.number}")
+        await self._producer.start()
+        await self._check_membership()
+
+    async def _check_membership(self) -> None:
+        if not await self._parts.is_member():
+            raise NotOurs(self.number)
+
+    async def _is_committed(self, work: list[Part]) -> bool:
+        """Whether the failed attempt was committed all the same: its offsets are part of it, so the broker knows."""
+        wanted = {tp: offset for part in work for tp, offset in part.offsets.items()}
+        if not wanted or any(part.base < 0 for part in work):
+            return False
+        return await self._parts.committed(wanted) == wanted
+
+
+class ExactlyOnce:
+    """A :class:`app.engine.delivery.Delivery` by transactions."""
+
+    commits_offsets = True
+
+    def __init__(self, parts: TransactionParts) -> None:
+        self._parts = parts
+        self._groups: dict[int, TransactionGroup] = {}
+
+    async def publish(self, lane: Lane, unit: Unit) -> None:
+        """It waits for the next transaction."""
+        unit.watch([], lane.on_acked)
+
+    async def settle(self, lane: Lane) -> None:
+        """See :class:`app.engine.delivery.Delivery`."""
+        group = self._groups[lane.id.partition % self._parts.groups]
+        group.lanes.append(lane)
+        try:
+            while await lane.has_acked():
+                await group.transact()
+        finally:
+            group.lanes.remove(lane)
+
+    async def acquire(self, partitions: Iterable[int]) -> None:
+        """Take over the groups of ``partitions``: fences their former owners."""
+        await self.release()
+        numbers = sorted({partition % self._parts.groups for partition in partitions})
+        self._groups = {number: TransactionGroup(number, self._parts) for number in numbers}
+        await asyncio.gather(*(group.start() for group in self._groups.values()))
+
+    async def release(self) -> None:
+        """Close the producers; the next assignment starts new ones."""
+        groups, self._groups = self._groups, {}
+        await asyncio.gather(*(group.stop() for group in groups.values()))
+
+
+def _grouped(flat: list[Any], sizes: list[int]) -> Iterable[list[Any]]:
+    """``flat`` cut into pieces of ``sizes``."""
+    rest = iter(flat)
+    return [list(itertools.islice(rest, size)) for size in sizes]
