@@ -58,9 +58,9 @@ class CaseResult(msgspec.Struct, frozen=True, kw_only=True):
     histograms: dict[str, str] = {}
 
 
-def ratios(subjects: Mapping[str, Numbers], over: str = "hand") -> Numbers:
+def ratios(subjects: Mapping[str, Numbers], of: str = "worker", over: str = "hand") -> Numbers:
     """The worker's numbers divided by the yardstick's, where both have one; empty when one of them did not run."""
-    worker, yardstick = subjects.get("worker", {}), subjects.get(over, {})
+    worker, yardstick = subjects.get(of, {}), subjects.get(over, {})
     return {name: round(worker[name] / yardstick[name], 3) for name in COMPARED if name in worker and yardstick.get(name)}
 
 

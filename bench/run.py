@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -20,6 +20,8 @@ from bench.services import HandLoop, Services, Setup, Subject, Worker
 EVENT_AGE_MS = 3_600_000
 WARM_RECORDS = 200_000
 Say = Callable[[str], None]
+#: What the subject ``eos`` is: the worker with transactions.
+EXACTLY_ONCE = {"processing_guarantee": "exactly_once"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +72,16 @@ class Run:
             pass
         self.services.kafka.delete([topic.name])
 
-    def make(self, name: str, partitions: int, redis: bool, source: str = INTERACTIONS) -> Subject:
-        """A subject of its own name, group, topics (made empty here) and data directory; Redis is emptied."""
-        setup = Setup(f"bench-{name}-{next(self._numbers)}", partitions, redis, source)
-        subject: Subject = Worker(self.services, setup) if name == "worker" else HandLoop(self.services, setup)
+    def make(
+        self, name: str, partitions: int, redis: bool, source: str = INTERACTIONS, extra: Mapping[str, str] | None = None
+    ) -> Subject:
+        """A subject of its own name, group, topics (made empty here) and data directory; Redis is emptied.
+
+        ``extra``: settings by name, over those that the name stands for.
+        """
+        settings = (EXACTLY_ONCE if name == "eos" else {}) | dict(extra or {})
+        setup = Setup(f"bench-{name}-{next(self._numbers)}", partitions, redis, source, settings)
+        subject: Subject = HandLoop(self.services, setup) if name == "hand" else Worker(self.services, setup)
         self.services.kafka.recreate(subject.topics(self.services))
         if redis:
             self.services.flush_redis()

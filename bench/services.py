@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -72,6 +72,8 @@ class Setup:
     partitions: int
     redis: bool
     source: str = INTERACTIONS
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """more settings, by name"""
 
     def settings(self, services: Services) -> Settings:
         """The settings the subject will read from its environment."""
@@ -86,7 +88,7 @@ class Setup:
             "redis_url": services.redis.url if self.redis else "",
             "data_dir": str(services.folder / self.app_id),
             "log_level": "warning",
-        }
+        } | dict(self.extra)
 
 
 class Subject(Protocol):

@@ -39,6 +39,8 @@ class Drain:
     redis: bool
     wide: bool = False
     hand_first: bool = False
+    eos: bool = False
+    """The worker with transactions beside the worker without, instead of the hand-written loop"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,10 +57,11 @@ def run_drain(run: Run, case: Drain) -> CaseResult:
     """Drain the same records by each subject in turn and compare what they published."""
     events = run.sizes.wide_events if case.wide else run.sizes.drain_events
     expected = run.fill_source(events, case.partitions)
-    tries: dict[str, list[Numbers]] = {name: [] for name in run.subjects}
+    subjects = ("worker", "eos") if case.eos else run.subjects
+    tries: dict[str, list[Numbers]] = {name: [] for name in subjects}
     outcomes: dict[str, Outcome] = {}
     failures: list[str] = []
-    order = sorted(run.subjects, key=lambda name: (name == "hand") != case.hand_first)
+    order = sorted(subjects, key=lambda name: (name == "hand") != case.hand_first)
     for number in range(run.repeat):
         for name in order if number % 2 == 0 else reversed(order):
             run.say(f"{case.name}: {name}")
@@ -71,8 +74,8 @@ def run_drain(run: Run, case: Drain) -> CaseResult:
         case=case.name,
         parameters=parameters | {"bytes_per_event": expected.value_bytes // events, "repeats": run.repeat},
         subjects=numbers,
-        ratio=ratios(numbers),
-        goals=_goals(numbers, case.redis),
+        ratio=ratios(numbers, "eos", "worker") if case.eos else ratios(numbers),
+        goals=_eos_goals(numbers) if case.eos else _goals(numbers, case.redis),
         failures=failures,
         void=too_short(numbers),
     )
@@ -86,7 +89,7 @@ def _one(run: Run, case: Drain, name: str, expected: Expected) -> tuple[Numbers,
         failures = _redis_defects(run, name, expected) if case.redis else []
     outcome = read_outcome(run.services.kafka, subject.output, subject.dead_letters)
     numbers["changelog_records"] = run.services.kafka.count(subject.changelog)
-    if not case.redis:
+    if not case.redis and not case.eos:
         run.drained[name, case.partitions] = subject
     return numbers, outcome, failures + defects(name, outcome, expected)
 
@@ -193,3 +196,8 @@ def _goals(numbers: dict[str, Numbers], redis: bool) -> list[Goal]:
     if not redis:
         goals.append(at_least("worker events/s on cores shared with the broker", worker.get("events_per_second"), 40_000))
     return [*goals, at_most("worker peak RSS in MiB", worker.get("peak_rss_mib"), 350)]
+
+
+def _eos_goals(numbers: Mapping[str, Numbers]) -> list[Goal]:
+    wanted = 0.6 * numbers["worker"]["events_per_cpu_second"]
+    return [at_least("exactly once, events per CPU-second, 60 % of at least once", numbers["eos"]["events_per_cpu_second"], wanted)]

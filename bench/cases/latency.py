@@ -39,6 +39,7 @@ GAP_S = 0.5
 LEAD_S = 4.0  # until the sender has loaded its templates and connected
 TAIL_S = 15.0  # how long the reader waits for the last events
 MAX_LATENESS_MS = 10.0
+LOW_LATENCY = {"transaction_groups": "1", "transaction_interval_ms": "20"}
 T = TypeVar("T")
 
 
@@ -57,6 +58,8 @@ class Latency:
     rate: float
     hot: bool = False
     goals: bool = False
+    eos: bool = False
+    """The worker with one transaction group and an interval of 20 ms, alone"""
 
 
 def run_latency(run: Run, case: Latency) -> CaseResult:
@@ -65,12 +68,13 @@ def run_latency(run: Run, case: Latency) -> CaseResult:
     run.services.kafka.recreate([run.source_topic(FLOOR, PARTITIONS)])
     _write_templates(run, case.hot)
     with ExitStack() as stack:
-        subjects = {name: run.make(name, PARTITIONS, redis=True, source=_source(name)) for name in run.subjects}
+        names, extra = (("eos",), LOW_LATENCY) if case.eos else (run.subjects, {})
+        subjects = {name: run.make(name, PARTITIONS, redis=True, source=_source(name), extra=extra) for name in names}
         for subject in subjects.values():
             stack.enter_context(running(subject))
         for subject in subjects.values():
             subject.wait_ready()
-        seconds = {"worker": run.sizes.worker_s, "hand": run.sizes.hand_s}
+        seconds = {"worker": run.sizes.worker_s, "eos": run.sizes.worker_s, "hand": run.sizes.hand_s}
         shares = [Share(FLOOR, run.sizes.floor_s), *(Share(_source(name), seconds[name]) for name in subjects)]
         plan = interleave(shares, case.rate, run.sizes.rounds, run.sizes.warmup_s, GAP_S)
         run.say(f"{case.name}: {plan_seconds(plan):.0f} s")
@@ -170,7 +174,7 @@ def _result(
     late = got.sent.lateness
     numbers["generator"] = {"lateness_p99_ms": late.p99_ms, "lateness_max_ms": late.max_ms, "cpu_seconds": got.sent.cpu_seconds}
     void = [f"the generator was late: p99 {late.p99_ms} ms"] if late.p99_ms > MAX_LATENESS_MS else []
-    goals = _goals(numbers) if case.goals else []
+    goals = _eos_goals(numbers) if case.eos else _goals(numbers) if case.goals else []
     return CaseResult(
         case=case.name,
         parameters=parameters,
@@ -196,6 +200,14 @@ def _goals(numbers: Mapping[str, Numbers]) -> list[Goal]:
         if hand:
             goals.append(at_most(f"worker {percentile}, the hand-written loop's:", measured, hand[percentile]))
     return goals
+
+
+def _eos_goals(numbers: Mapping[str, Numbers]) -> list[Goal]:
+    eos, floor = numbers["eos"], numbers["floor"]
+    return [
+        at_most(f"exactly once {percentile}, floor + {margin:g} ms:", eos[percentile], round(floor[percentile] + margin, 2))
+        for percentile, margin in (("p50_ms", 50.0), ("p99_ms", 120.0))
+    ]
 
 
 def _write_templates(run: Run, hot: bool) -> None:
