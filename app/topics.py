@@ -19,6 +19,9 @@ AGENTS: Mapping[str, str] = {"process_interactions": INTERACTIONS}
 
 #: What a header of a dead letter adds at most; its topic must take a source record plus this.
 DLQ_HEADROOM_BYTES = 64 * 1024
+#: A zombie's late write is found and repaired within seconds by the rightful worker; until then compaction must keep
+#: what it overwrote (ADR 0006).
+CHANGELOG_COMPACTION_LAG_MS = 60_000
 #: Records above max_event_bytes are still consumed, and parked whole, up to this size.
 SOURCE_MAX_MESSAGE_BYTES = 1024 * 1024
 #: What a dead letter queue takes: the largest source record and the headers added to it.
@@ -54,7 +57,11 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
         "retention.ms": str(settings.dlq_retention_ms),
         "max.message.bytes": str(DEAD_LETTER_MAX_BYTES),
     }
-    changelog = durable | {"cleanup.policy": "compact", "max.message.bytes": str(1024 * 1024 + 4096)}
+    changelog = durable | {
+        "cleanup.policy": "compact",
+        "min.compaction.lag.ms": str(CHANGELOG_COMPACTION_LAG_MS),
+        "max.message.bytes": str(1024 * 1024 + 4096),
+    }
     return [
         Topic(INTERACTIONS, n, "ingest, SDKs, veltrix generate", durable | {"max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES)}),
         Topic(ENRICHED, n, "process_interactions", durable),
