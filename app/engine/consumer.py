@@ -14,13 +14,21 @@ from typing import TYPE_CHECKING, Any, cast
 import structlog
 from aiokafka import AIOKafkaConsumer
 from aiokafka import TopicPartition as KafkaPartition
-from aiokafka.errors import ConsumerStoppedError, KafkaError, NoError, RebalanceInProgressError
+from aiokafka.errors import (
+    ConsumerStoppedError,
+    IllegalGenerationError,
+    NoError,
+    RebalanceInProgressError,
+    UnknownMemberIdError,
+    for_code,
+)
 from aiokafka.protocol.group import HeartbeatRequest
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.engine.engine import Engine, SourcePosition, TopicPartition
 from app.engine.in_loop import InLoopConsumerThread
+from app.kafka_groups import FENCED_INSTANCE_ID
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
@@ -175,7 +183,11 @@ class EngineConsumer(driver.Consumer):
 
     async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
         """Take over from the predecessors before Faust reads committed offsets and changelogs (exactly once)."""
-        await self._engine.acquire({tp.partition for tp in assigned if tp.topic in self._engine.sources})
+        try:
+            await self._engine.acquire({tp.partition for tp in assigned if tp.topic in self._engine.sources})
+        except Exception as exc:  # aiokafka logs what a listener raises and goes on: the worker would stand still
+            cast("EngineApp", self.app).fatal(f"cannot take over the transactions of partitions: {type(exc).__name__}: {exc}", exc)
+            raise
         await super().on_partitions_assigned(assigned, generation_id)
 
     async def committed(self, tps: Iterable[KafkaPartition]) -> dict[KafkaPartition, int]:
@@ -187,14 +199,18 @@ class EngineConsumer(driver.Consumer):
         """Ask the broker whether this worker is in the current generation of its group.
 
         A rebalance that has begun changes nothing yet: nobody gets our partitions before we give them up or time out.
+
+        Raises:
+            KafkaError: nobody could say; ask again.
         """
         coordinator = self._client._coordinator
         request = HeartbeatRequest(coordinator.group_id, coordinator.generation, coordinator.member_id)
-        try:
-            answer = await coordinator._send_req(request)
-        except KafkaError:
+        code = (await coordinator._send_req(request)).error_code
+        if code in (UnknownMemberIdError.errno, IllegalGenerationError.errno, FENCED_INSTANCE_ID):
             return False
-        return answer.error_code in (NoError.errno, RebalanceInProgressError.errno)
+        if code in (NoError.errno, RebalanceInProgressError.errno):
+            return True
+        raise for_code(code)()
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's detector looks at streams that are not there; /livez has the watchdog over lanes."""

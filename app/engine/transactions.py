@@ -25,6 +25,7 @@ from aiokafka import TopicPartition
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import DeadLetterEncoder
+from app.engine.delivery import ChangelogTaken
 from app.engine.settlement import Settlement
 from app.engine.status import Observer
 from app.engine.unit import output_batches
@@ -35,10 +36,13 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: How often a transaction is tried before the process ends; the next start tries again.
-ATTEMPTS = 6
-#: Wait before the second attempt, seconds; doubles each time.
+#: How often a transaction is tried before the process ends (after about 20 s of waits); the next start tries again.
+ATTEMPTS = 10
+#: Wait before the second attempt, seconds; doubles each time, up to the longest.
 BACK_OFF_S = 0.1
+LONGEST_BACK_OFF_S = 5.0
+#: How late a pause between two transactions notices that a lane wants to close, seconds.
+_NOTICE_S = 0.02
 
 
 class NotOurs(Exception):
@@ -97,6 +101,12 @@ class Part:
         partition = self.lane.id.partition
         return {TopicPartition(topic, partition): offset for topic, offset in self.settlement.next_offsets.items()}
 
+    def checked(self, base: int) -> int:
+        """``base``, if our changelog batch can be there: an answer may come without an offset (DuplicateSequenceNumber)."""
+        if base <= self.lane.progress.changelog_offset:
+            raise ChangelogTaken(self.lane.changelog_topic, self.lane.id.partition, self.lane.progress.changelog_offset + 1, base)
+        return base
+
     def finish(self) -> None:
         """The transaction is committed."""
         self.settlement.mark_visible()
@@ -138,8 +148,7 @@ class TransactionGroup:
 
     async def _next(self) -> None:
         try:
-            if not any(lane.closing for lane in self.lanes):
-                await asyncio.sleep(max(0.0, self._began + self._parts.interval_s - time.monotonic()))
+            await self._pace()
             self._began = time.monotonic()
             work = [Part(lane, lane.next_settlement()) for lane in self.lanes if lane.can_settle]
             if work:
@@ -150,24 +159,37 @@ class TransactionGroup:
         finally:
             self._turn = None
 
+    async def _pace(self) -> None:
+        """Wait until an interval has passed since the last transaction began, or a lane wants to close."""
+        next_begin = self._began + self._parts.interval_s
+        while (left := next_begin - time.monotonic()) > 0 and not any(lane.closing for lane in self.lanes):
+            await asyncio.sleep(min(left, _NOTICE_S))
+
     async def _carry_through(self, work: list[Part]) -> None:
         for attempt in itertools.count(1):
             try:
-                await self._attempt(work)
+                if attempt == 1 or not await self._take_back(work):
+                    await self._attempt(work)
+            except NotOurs:
+                raise
             except Exception as exc:
                 if attempt == ATTEMPTS:
                     raise
                 log.warning("transaction_failed", group=self.number, attempt=attempt, reason=repr(exc))
-                await self._replace_producer()
-                if await self._is_committed(work):
-                    return
-                await asyncio.sleep(BACK_OFF_S * 2 ** (attempt - 1))
+                await asyncio.sleep(min(BACK_OFF_S * 2 ** (attempt - 1), LONGEST_BACK_OFF_S))
             else:
                 return
+
+    async def _take_back(self, work: list[Part]) -> bool:
+        """After a failed attempt, whose producer is never used again. True: it was committed all the same."""
+        await self._replace_producer()
+        return await self._is_committed(work)
 
     async def _attempt(self, work: list[Part]) -> None:
         # Built before it begins, so that the transaction is open for round trips only.
         batches = [(part, part.batches(self._parts.dead_letter)) for part in work]
+        for part in work:
+            part.base = -1
         await self._producer.begin_transaction()
         sends = [send for part, built in batches for send in await self._send(part.lane.id.partition, built)]
         answers = await asyncio.gather(*sends, return_exceptions=True)
@@ -175,7 +197,7 @@ class TransactionGroup:
             if isinstance(answer, BaseException):
                 raise answer
         for part, (*_, state) in zip(work, _grouped(answers, [len(built) for _, built in batches]), strict=True):
-            part.base = state.offset
+            part.base = part.checked(state.offset)
         offsets = {tp: offset for part in work for tp, offset in part.offsets.items()}
         if offsets:
             await self._producer.send_offsets_to_transaction(offsets, self._parts.app_id)
@@ -186,6 +208,7 @@ class TransactionGroup:
         for topic, batch in batches:
             batch.close()
             sends.append(await self._producer.send_batch(batch, topic, partition=partition))
+            sends[-1].add_done_callback(_read)
         return sends
 
     async def _replace_producer(self) -> None:
@@ -205,11 +228,23 @@ class TransactionGroup:
             raise NotOurs(self.number)
 
     async def _is_committed(self, work: list[Part]) -> bool:
-        """Whether the failed attempt was committed all the same: its offsets are part of it, so the broker knows."""
+        """Whether the failed attempt was committed all the same: its offsets are part of it, so the broker knows.
+
+        Nobody else can commit while the id is ours. So offsets that are neither the attempt's nor those before it are
+        another worker's, whatever the membership: a group coordinator that is loading says yes to every heartbeat.
+
+        Raises:
+            NotOurs: another worker has gone on from here.
+        """
         wanted = {tp: offset for part in work for tp, offset in part.offsets.items()}
-        if not wanted or any(part.base < 0 for part in work):
+        if not wanted:
             return False
-        return await self._parts.committed(wanted) == wanted
+        found = await self._parts.committed(wanted)
+        if found == wanted and all(part.base >= 0 for part in work):
+            return True
+        if found != {tp: part.lane.progress.committed.get(tp.topic, -1) for part in work for tp in part.offsets}:
+            raise NotOurs(self.number)
+        return False
 
 
 class ExactlyOnce:
@@ -252,3 +287,9 @@ def _grouped(flat: list[Any], sizes: list[int]) -> Iterable[list[Any]]:
     """``flat`` cut into pieces of ``sizes``."""
     rest = iter(flat)
     return [list(itertools.islice(rest, size)) for size in sizes]
+
+
+def _read(send: asyncio.Future[Any]) -> None:
+    """asyncio logs an error for each failed future that nobody has looked at."""
+    if not send.cancelled():
+        send.exception()
