@@ -85,7 +85,7 @@ def build(settings: Settings) -> EngineApp:
     views = lookup_views(declarations)
     follower = LookupWriter(settings, views) if settings.redis_url else None
     stream_app.engine = new_engine(settings, declarations, stream_app, PipelineMetrics(catalogue), follower or NoListener())
-    stream_app.fatal = fatal
+    stream_app.fatal = stream_app.engine.fatal
     stream_app.bind(declarations, settings.partitions)
     assert_complete(stream_app, declarations, AGENT_FILES)
     loop_lag = LoopLagMonitor(catalogue)

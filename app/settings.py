@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     drain_timeout_ms: int = Field(20_000, description="Longest wait for units in flight at a stop or rebalance, then exit")
     stall_timeout_ms: int = Field(120_000, description="/livez fails when a partition with lag does not move for this long")
 
-    crash_attempts: int = Field(3, ge=1, description="A record that ended the process this often while being processed is parked")
+    crash_attempts: int = Field(3, ge=2, description="A record that ended the process this often while being processed is parked")
     standby_replicas: int = Field(0, ge=0, description="Warm copies of each table on other workers: fail-over without a restore")
 
     # -- guarantee --------------------------------------------------------------------------------

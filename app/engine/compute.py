@@ -3,18 +3,25 @@
 The body works on a stage that is thrown away when it raises. Then the records are halved and run again,
 in order, until the guilty record stands alone: it becomes a dead letter, the others are processed.
 A body that raises for one record in N costs about 2 log2(N) extra runs. State that would not fit one
-changelog RecordBatch is halved in the same way, into units of their own.
+changelog RecordBatch is halved in the same way, into units of their own. What ends the whole process cannot
+be caught: for that each run is noted in the crash journal (:mod:`app.engine.journal`).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import structlog
+
 from app.domain.damage import DamagedState
 from app.engine.api import Body, Effects, Failure, LaneId, Output, Record
+from app.engine.journal import LaneJournal
 from app.engine.state import LaneState, Stage
+
+log = structlog.get_logger(__name__)
 
 #: Upper bound of what one record of a RecordBatch v2 needs beside key and value (varints, attributes).
 _CHANGELOG_RECORD_OVERHEAD = 24
@@ -85,20 +92,50 @@ class Computed:
 
 
 class Computer:
-    """Runs one agent's body for one lane."""
+    """Runs one agent's body for one lane. Without a ``journal``, a record that kills the process is run for ever."""
 
-    def __init__(self, lane: LaneId, body: Body, context: Any, state: LaneState, batch_limit: int) -> None:
+    def __init__(
+        self, lane: LaneId, body: Body, context: Any, state: LaneState, batch_limit: int, journal: LaneJournal | None = None
+    ) -> None:
         self._lane = lane
         self._body = body
         self._context = context
         self._state = state
         self._limit = batch_limit
+        self._journal = journal
 
     async def run(self, records: Sequence[Record]) -> list[Computed]:
         """Process ``records`` (one topic, offset order) into one unit, or several when their state is large."""
         units: list[Computed] = []
-        await self._run(records, units)
+        journal = self._journal
+        if journal is None:
+            await self._run(records, units)
+        elif journal.worker.is_calm:
+            journal.begin(records)
+            try:
+                await self._run(records, units)
+            finally:
+                journal.end()
+        else:
+            await self._run_cautiously(journal, records, units)
         return units
+
+    async def _run_cautiously(self, journal: LaneJournal, records: Sequence[Record], units: list[Computed]) -> None:
+        """After a crash: suspects one by one, no two lanes at once, and what died too often not at all."""
+        journal.worker.check()
+        for group in journal.groups(records):
+            attempts = journal.attempts(group[0])
+            if attempts >= journal.worker.limit:
+                self._park(group, self._crashed_worker(group[0], attempts), units)
+                continue
+            async with journal.worker.turn:
+                journal.begin(group)
+                try:
+                    await self._run(group, units)
+                finally:
+                    journal.end()
+            journal.survived(group)
+            await asyncio.sleep(0)  # many small runs: heartbeats and other lanes come in between
 
     async def _run(self, records: Sequence[Record], units: list[Computed]) -> None:
         stage = self._state.stage()
@@ -108,7 +145,7 @@ class Computer:
             size = self._check(records, effects, writes)
         except DamagedState:
             raise  # no event is to blame: the lane ends the process
-        except Exception as exc:  # noqa: BLE001 - the agent's code may raise anything: that is one dead letter, not a dead worker
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the agent's code raises is one dead letter, not a dead worker
             await self._isolate(records, exc, units)
             return
         self._state.accept(stage, writes)
@@ -133,18 +170,27 @@ class Computer:
             units.append(Computed())
         units[-1].add(records, effects, writes, size)
 
-    async def _isolate(self, records: Sequence[Record], exc: Exception, units: list[Computed]) -> None:
+    async def _isolate(self, records: Sequence[Record], exc: Exception | SystemExit, units: list[Computed]) -> None:
         if len(records) > 1:
             half = len(records) // 2
             await self._run(records[:half], units)
             await self._run(records[half:], units)
             return
+        self._park(records, self._failure(exc), units)
+
+    def _park(self, records: Sequence[Record], failure: Failure, units: list[Computed]) -> None:
+        """The one record of ``records`` is a dead letter and changes no state."""
         effects = Effects()
-        effects.dead_letter(records[0], self._failure(exc))
+        effects.dead_letter(records[0], failure)
         self._state.accept(self._state.stage(), {})
         self._append(units, records, effects, {}, 0)
 
-    def _failure(self, exc: Exception) -> Failure:
+    def _crashed_worker(self, record: Record, attempts: int) -> Failure:
+        log.error("crashing_record_parked", lane=str(self._lane), topic=record.topic, offset=record.offset, attempts=attempts)
+        message = f"the worker process died {attempts} times while agent {self._lane.agent} processed this record"
+        return Failure("aggregate", "crashed_worker", message, "parked")
+
+    def _failure(self, exc: Exception | SystemExit) -> Failure:
         # str(exc) may quote the payload, so the message names the class only; the trace says where.
         if isinstance(exc, TooLarge):
             return Failure("publish", "result_too_large", str(exc), "oversize", exc)

@@ -16,6 +16,7 @@ from app.engine.api import LaneId, Record
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import Delivery
+from app.engine.journal import CrashJournal
 from app.engine.lane import Fatal, Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
 from app.engine.state import LaneState
@@ -76,6 +77,9 @@ class Engine:
         self.changelogs = {changelog_of(settings.app_id, agent.name): agent for agent in parts.agents}
         self.sources = {agent.source: agent for agent in parts.agents}
         self.set_paused: Callable[[TopicPartition, bool], None] = lambda tp, paused: None
+        self._journal = CrashJournal(settings.data_dir / "crashes", settings.crash_attempts)
+        self.fatal = self._journal.sparing(parts.fatal)
+        """Ends the process; the records being processed are not to blame"""
         self._parts = parts
         self._options = StoreOptions.of(settings)
         self._contexts = {agent.name: agent.setup(settings) for agent in parts.agents}
@@ -138,7 +142,9 @@ class Engine:
         start = self._start_offset(tp, progress, position)
         progress.start_at(topic, start)
         progress.committed[topic] = position.committed
-        lane = Lane(LaneId(agent.name, partition), changelog, self._lane_parts(agent, tp, store), self._lane_limits(), progress)
+        lane = Lane(
+            LaneId(agent.name, partition), changelog, self._lane_parts(agent, tp, store, progress), self._lane_limits(), progress
+        )
         self.lanes[lane.id] = lane
         lane.start()
         self._parts.listener.lane_started(LaneTableView(lane))
@@ -161,18 +167,19 @@ class Engine:
             log.error("source_truncated", topic=topic, partition=partition, lost_from=start, lost_to=position.begin - 1)
         return max(start, position.begin)
 
-    def _lane_parts(self, agent: AgentDeclaration, tp: TopicPartition, store: PartitionStore) -> LaneParts:
+    def _lane_parts(self, agent: AgentDeclaration, tp: TopicPartition, store: PartitionStore, progress: Progress) -> LaneParts:
         parts = self._parts
         state = LaneState(store, self.settings.hot_values // max(1, self.settings.partitions))
         lane = LaneId(agent.name, tp[1])
         limit = self.settings.produce_max_batch_bytes
+        journal = self._journal.open(lane, progress.is_applied)
         return LaneParts(
-            computer=Computer(lane, agent.body, self._contexts[agent.name], state, limit),
+            computer=Computer(lane, agent.body, self._contexts[agent.name], state, limit, journal),
             state=state,
             delivery=parts.delivery,
             observer=parts.observer,
             listener=parts.listener,
-            fatal=parts.fatal,
+            fatal=self.fatal,
             set_paused=lambda paused: self.set_paused(tp, paused),
         )
 
@@ -198,6 +205,8 @@ class Engine:
         """
         lanes, self.lanes = list(self.lanes.values()), {}
         await asyncio.gather(*(lane.close() for lane in lanes))
+        for lane in lanes:
+            self._journal.close(lane.id)
         return {} if self._parts.delivery.commits_offsets else _committable(lanes)
 
     # -- fetch and commit ------------------------------------------------------------------------------

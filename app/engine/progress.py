@@ -38,6 +38,10 @@ class Progress:
         """Where this lane began to read ``topic``; -1 before."""
         return self._starts.get(topic, -1)
 
+    def is_applied(self, topic: str, offset: int) -> bool:
+        """The record is durable, or below where this lane began to read."""
+        return offset < max(self.next_offset(topic), self.start_offset(topic))
+
     def unseen(self, records: Sequence[Record]) -> Sequence[Record]:
         """``records`` without those already taken (fetched again after a crash or seek)."""
         if not records:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from app.domain.damage import DamagedState
-from app.engine.api import Batch, Body, Effects, Failure, Output, Record
+from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record
 from app.engine.compute import Computed, Computer
+from app.engine.crash_files import Run, RunNote
+from app.engine.journal import CrashJournal
 from app.engine.state import LaneState
 from app.engine.store import PartitionStore
-from tests.engine.support import COUNTS, LANE, OUT, count, event, events, offsets
+from tests.engine.support import COUNTS, LANE, OUT, PoisonPill, count, event, events, offsets, settle
 from tests.fakes import FakeRecord
 
 
@@ -271,3 +275,164 @@ async def test_runs_are_joined_into_one_unit_while_they_fit(store: PartitionStor
     records[2].value = b"boom"
     compute, _ = computer(store, limit=10_000)
     assert len(await compute.run(records)) == 1
+
+
+# -- the crash journal --------------------------------------------------------------------------------
+
+
+class Journalled:
+    """Computers of one worker over a directory of crash notes. Everything below ``applied`` is durable."""
+
+    def __init__(self, path: Path, store: PartitionStore) -> None:
+        self.path, self.store = path / "crashes", store
+        self.applied = 0
+        self.worker = CrashJournal(self.path, 3)
+
+    def computer(self, body: Body = count, lane: LaneId = LANE) -> Computer:
+        """The computer of one lane."""
+        journal = self.worker.open(lane, lambda topic, offset: offset < self.applied)
+        return Computer(lane, body, None, LaneState(self.store, 1000), 100_000, journal)
+
+    def died_in(self, records: Sequence[Record], times: int = 1, lane: LaneId = LANE) -> Journalled:
+        """Earlier processes died while the body worked on ``records``."""
+        for _ in range(times):
+            CrashJournal(self.path, 3).open(lane, lambda topic, offset: False).begin(records)
+        return self
+
+    def noted(self, lane: LaneId = LANE) -> Run | None:
+        """What a process that dies now would have died in."""
+        note = RunNote(self.path / f"{lane}.note")
+        try:
+            return note.read()
+        finally:
+            note.close()
+
+
+@pytest.fixture
+def journalled(tmp_path: Path, store: PartitionStore) -> Journalled:
+    return Journalled(tmp_path, store)
+
+
+class Spy:
+    """A body that counts like ``count`` and keeps what it was called with and what was noted meanwhile."""
+
+    def __init__(self, journalled: Journalled) -> None:
+        self.runs: list[list[int]] = []
+        self.notes: list[tuple[int, int]] = []
+        self._journalled = journalled
+
+    async def __call__(self, batch: Batch[Any]) -> Effects:
+        self.runs.append(offsets(batch.records))
+        if (noted := self._journalled.noted(batch.lane)) is not None:
+            self.notes.append((noted.first, noted.last))
+        return await count(batch)
+
+
+async def test_a_run_is_noted_while_the_body_works_and_no_longer(journalled: Journalled) -> None:
+    spy = Spy(journalled)
+    await journalled.computer(spy).run(events(3, 9))
+    assert (spy.runs, spy.notes) == ([[3, 4, 5, 6, 7, 8]], [(3, 8)])
+    assert journalled.noted() is None
+
+
+@pytest.mark.parametrize("error", [PoisonPill("boom"), SystemExit(1), MemoryError()], ids=repr)
+async def test_what_a_body_raises_is_a_dead_letter_and_no_crash(journalled: Journalled, error: BaseException) -> None:
+    async def raises(batch: Batch[Any]) -> Effects:
+        raise error
+
+    assert [offset for offset, _ in dead(await journalled.computer(raises).run(events(0, 2)))] == [0, 1]
+    assert journalled.noted() is None
+
+
+@pytest.mark.parametrize("suspects", [0, 4])
+async def test_a_cancelled_run_is_no_crash(journalled: Journalled, suspects: int) -> None:
+    async def waits(batch: Batch[Any]) -> Effects:
+        await asyncio.Event().wait()
+        return batch.effects()
+
+    if suspects:
+        journalled.died_in(events(0, suspects))
+    task = asyncio.create_task(journalled.computer(waits).run(events(0, 4)))
+    await settle()
+    assert journalled.noted() is not None
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert journalled.noted() is None
+    assert not journalled.worker.turn.locked()
+
+
+async def test_after_a_crash_suspects_run_alone_and_the_result_is_the_same(journalled: Journalled, store: PartitionStore) -> None:
+    records = [event(offset, f"k{offset % 3}", b"boom" if offset == 5 else b"emit") for offset in range(12)]
+    (together,) = await computer(store)[0].run(records)
+    spy = Spy(journalled.died_in(records[4:8]))
+    (alone,) = await journalled.computer(spy).run(records)
+    assert spy.runs == [[0, 1, 2, 3], [4], [5], [6], [7], [8, 9, 10, 11]]
+    assert spy.notes == [(0, 3), (4, 4), (5, 5), (6, 6), (7, 7), (8, 11)]
+    assert (alone.writes, alone.outputs, alone.emitted) == (together.writes, together.outputs, together.emitted)
+    assert [offset for offset, _ in dead([alone])] == [5]
+    assert (alone.records, alone.runs) == (records, 6)
+
+
+async def test_at_the_last_attempt_a_record_is_parked_without_being_run(journalled: Journalled) -> None:
+    guilty = event(2, value=b"secret")
+    spy = Spy(journalled.died_in([guilty], times=3))
+    with capture_logs() as logs:
+        (unit,) = await journalled.computer(spy).run([*events(0, 2), guilty, *events(3, 5)])
+    assert spy.runs == [[0, 1], [3, 4]]
+    ((offset, failure),) = dead([unit])
+    assert (offset, failure.stage, failure.reason, failure.disposition) == (2, "aggregate", "crashed_worker", "parked")
+    assert failure.message == "the worker process died 3 times while agent count processed this record"
+    assert (unit.emitted, unit.writes) == (4, {COUNTS.raw_key("u"): b"4"})
+    assert [(entry["offset"], entry["attempts"]) for entry in logs if entry["event"] == "crashing_record_parked"] == [(2, 3)]
+    assert "secret" not in str(logs) + failure.message
+
+
+async def test_below_the_last_attempt_a_record_is_run_again_and_a_success_forgives(journalled: Journalled) -> None:
+    compute = journalled.died_in([event(2)], times=2).computer()
+    (unit,) = await compute.run(events(0, 4))
+    assert (unit.emitted, dead([unit])) == (4, [])
+    journalled.died_in([event(2)])
+    assert CrashJournal(journalled.path, 3).open(LANE, lambda topic, offset: False).attempts(event(2)) == 1
+
+
+async def test_a_parked_record_that_comes_again_before_it_is_durable_is_parked_again(journalled: Journalled) -> None:
+    compute = journalled.died_in([event(0)], times=3).computer()
+    for _ in range(2):
+        assert [failure.reason for _, failure in dead(await compute.run([event(0)]))] == ["crashed_worker"]
+
+
+async def test_once_the_suspects_are_durable_records_run_together_again(journalled: Journalled) -> None:
+    spy = Spy(journalled.died_in(events(0, 3)))
+    compute = journalled.computer(spy)
+    await compute.run(events(0, 3))
+    journalled.applied = 3
+    await compute.run(events(3, 5))
+    await compute.run(events(5, 8))
+    assert spy.runs == [[0], [1], [2], [3, 4], [5, 6, 7]]
+    assert journalled.worker.is_calm
+
+
+@pytest.mark.parametrize(("suspects", "most"), [(0, 2), (3, 1)], ids=["calm", "suspicious"])
+async def test_only_while_there_are_suspects_lanes_take_turns(journalled: Journalled, suspects: int, most: int) -> None:
+    running = highest = 0
+
+    async def waits(batch: Batch[Any]) -> Effects:
+        nonlocal running, highest
+        running += 1
+        highest = max(highest, running)
+        await asyncio.sleep(0.001)
+        running -= 1
+        return await count(batch)
+
+    if suspects:
+        journalled.died_in(events(0, suspects))
+    first, second = journalled.computer(waits), journalled.computer(waits, LaneId("count", 1))
+    await asyncio.gather(first.run(events(0, 4)), second.run(events(0, 4, "v")))
+    assert highest == most
+
+
+async def test_without_suspects_a_run_never_gives_way(journalled: Journalled) -> None:
+    task = asyncio.create_task(journalled.computer().run(events(0, 4)))
+    await asyncio.sleep(0)
+    assert task.done()
