@@ -25,6 +25,7 @@ from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.domain.profiles import to_json
+from app.engine import broken_connection
 from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce, Delivery
@@ -77,6 +78,7 @@ AGENT_FILES: Final = import_agents()
 
 def build(settings: Settings) -> EngineApp:
     """One worker, wired and not started."""
+    broken_connection.install()
     declarations = tuple(registry)
     registry_of_metrics = CollectorRegistry()
     catalogue = Catalogue(registry_of_metrics)

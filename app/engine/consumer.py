@@ -86,6 +86,8 @@ class EngineConsumer(driver.Consumer):
             await asyncio.sleep(_IDLE_POLL_S)
             return
         records = await self._thread.getmany(active, _FETCH_TIMEOUT_S)
+        if not cast("InLoopConsumerThread", self._thread).is_fetching():  # aiokafka only logs that its routine has ended
+            cast("EngineApp", self.app).fatal("the Kafka client has stopped fetching; its log lines above say why", None)
         if self.flow_active:  # else a rebalance began meanwhile: what was fetched is fetched again after it
             self._dispatch(records)
             if self.app.in_recovery:

@@ -16,6 +16,7 @@ from aiokafka.record import default_records
 from faust.agents import Agent
 from faust.app.base import BootStrategy
 
+from app.engine.assignor import assignor_of
 from app.engine.consumer import EngineTransport
 from app.engine.declare import AgentDeclaration, DeclarationError
 from app.engine.engine import Engine
@@ -102,6 +103,7 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
         datadir=settings.data_dir,
         Agent=BatchAgent,
         TableManager=EngineTables,
+        PartitionAssignor=assignor_of(settings),
     )
 
 

@@ -19,7 +19,7 @@ from faust.types import TP
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
-from app.engine import fetched
+from app.engine import fetched, guard, membership
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
@@ -68,6 +68,11 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
     def _get_tasks(self) -> Iterable[Any]:
         return []  # no keep-alive: there is no second loop to keep awake
 
+    async def on_start(self) -> None:
+        """Connect, and watch the membership of the group from its first moment."""
+        await super().on_start()
+        membership.install(self._ensure_consumer(), cast("EngineApp", self.app).fatal, guard.refuse)
+
     async def on_stop(self) -> None:
         """Leave the group and close connections."""
         if self._consumer is not None:
@@ -80,6 +85,10 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
     async def cast_thread(self, fun: Callable[..., Awaitable[Any]], *args: Any, **kwargs: Any) -> None:
         """Call ``fun`` here and now."""
         await maybe_async(fun(*args, **kwargs))
+
+    def is_fetching(self) -> bool:
+        """aiokafka's routine that sends fetch requests is alive."""
+        return not self._ensure_consumer()._fetcher.error_future.done()
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when it failed. Faust would crash the worker: here a commit is a hint, the marker has the position."""

@@ -55,9 +55,9 @@ class Settlement:
         for unit in self.units:
             unit.mark_visible()
 
-    def changelog_batch(self, topic: str, limit: int) -> BatchBuilder:
+    def changelog_batch(self, topic: str, limit: int, *, transactional: bool = False) -> BatchBuilder:
         """The writes as one RecordBatch of at most ``limit`` bytes."""
-        batch = changelog_batch(topic, self.writes, time.time_ns() // 1_000_000, limit)
+        batch = changelog_batch(topic, self.writes, time.time_ns() // 1_000_000, limit, transactional=transactional)
         if self.units:
             self.units[-1].changelog_records, self.units[-1].changelog_bytes = len(self.writes), batch.size()
         return batch

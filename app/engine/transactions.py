@@ -116,8 +116,8 @@ class Part:
     def batches(self, dead_letter: DeadLetterEncoder) -> list[tuple[str, BatchBuilder]]:
         """Outputs and dead letters of all units, then the changelog; built anew for each attempt."""
         limit, topic = self.lane.limits.batch_bytes, self.lane.changelog_topic
-        outputs = output_batches([unit.computed for unit in self.settlement.units], dead_letter, limit)
-        state = self.settlement.changelog_batch(topic, limit)
+        outputs = output_batches([unit.computed for unit in self.settlement.units], dead_letter, limit, transactional=True)
+        state = self.settlement.changelog_batch(topic, limit, transactional=True)
         return [*((name, batch) for name, parts in outputs.items() for batch in parts), (topic, state)]
 
 

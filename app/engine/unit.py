@@ -98,10 +98,12 @@ class Unit:
         )
 
 
-def output_batches(computed: Iterable[Computed], dead_letter: DeadLetterEncoder, limit: int) -> Mapping[str, list[BatchBuilder]]:
+def output_batches(
+    computed: Iterable[Computed], dead_letter: DeadLetterEncoder, limit: int, *, transactional: bool = False
+) -> Mapping[str, list[BatchBuilder]]:
     """Outputs and dead letters of consecutive units of one lane as RecordBatches per topic."""
     now_ms = time.time_ns() // 1_000_000
-    outputs, letters = TopicBatches(limit), TopicBatches(DEAD_LETTER_MAX_BYTES)
+    outputs, letters = TopicBatches(limit, transactional), TopicBatches(DEAD_LETTER_MAX_BYTES, transactional)
     for each in computed:
         add_outputs(outputs, each.outputs, now_ms)
         for record, failure in each.dead_letters:

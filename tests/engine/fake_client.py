@@ -50,6 +50,7 @@ class FakeThread:
     commits: list[dict[TP, int]] = field(default_factory=list)
     during_fetch: Callable[[], None] = lambda: None
     commit_works: bool = True
+    fetches: bool = True
     begin: int = 0
     end: int = 1000
     positions: dict[TP, int] = field(default_factory=dict)
@@ -64,6 +65,9 @@ class FakeThread:
         if isinstance(result, Exception):
             raise result
         return result
+
+    def is_fetching(self) -> bool:
+        return self.fetches
 
     def assignment(self) -> set[TP]:
         return self.client.assigned

@@ -154,6 +154,13 @@ async def test_an_error_while_fetching_ends_the_process(wired: Wired) -> None:
     assert wired.rig.fatal.reasons == ["fetching failed: RuntimeError: corrupt record"]
 
 
+async def test_a_client_whose_routine_has_ended_ends_the_process(wired: Wired) -> None:
+    wired.assign(S0)
+    wired.thread.fetches = False
+    await wired.consumer._drain_once()
+    assert wired.rig.fatal.reasons == ["the Kafka client has stopped fetching; its log lines above say why"]
+
+
 async def test_a_stopped_client_is_an_error_unless_the_worker_stops(wired: Wired) -> None:
     wired.assign(S0)
     wired.thread.fetched = [ConsumerStoppedError()]
