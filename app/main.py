@@ -29,13 +29,15 @@ from app.engine import broken_connection
 from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce, Delivery
-from app.engine.engine import Engine, EngineParts
+from app.engine.engine import Engine, EngineParts, TopicPartition
 from app.engine.faust_app import EngineApp, assert_complete, new_faust_app
+from app.engine.fence import Fence
 from app.engine.guard import fatal, refuse
 from app.engine.introspect import RunningEngine
 from app.engine.producing import IdempotentProducing
 from app.engine.status import DurableListener, NoListener
 from app.engine.transactions import ExactlyOnce, TransactionParts
+from app.engine.watchdog import EndOffsetClient, StallWatchdog
 from app.engine.worker import Background, BootChecks, Closing, worker_class
 from app.kafka_clients import KafkaConnectError, transactional_producer
 from app.lookups.api import LookupView
@@ -52,6 +54,7 @@ from app.telemetry.logs import configure_logging, logging_config
 from app.telemetry.lookups import LookupMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
+from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics
 from app.topics import dead_letters_of
 
@@ -83,15 +86,20 @@ def build(settings: Settings) -> EngineApp:
     registry_of_metrics = CollectorRegistry()
     catalogue = Catalogue(registry_of_metrics)
     stream_app = new_faust_app(settings, logging_config(settings))
-    status = RunningEngine(stream_app)
-    views = lookup_views(declarations)
+    known_ends: dict[TopicPartition, int] = {}
+    status = RunningEngine(stream_app, known_ends)
+    fence = Fence.of(settings, lambda: bool(stream_app.engine.lanes), lambda reason, exc: stream_app.engine.fatal(reason, exc))
+    watchdog = StallWatchdog(status, EndOffsetClient(settings), settings.stall_timeout_ms / 1000, known_ends)
+    views, metrics = lookup_views(declarations), PipelineMetrics(catalogue)
     follower = LookupWriter(settings, views) if settings.redis_url else None
-    stream_app.engine = new_engine(settings, declarations, stream_app, PipelineMetrics(catalogue), follower or NoListener())
+    delivery = new_delivery(settings, declarations, stream_app, metrics, fence.check)
+    stream_app.engine = new_engine(settings, declarations, delivery, metrics, follower or NoListener())
     stream_app.fatal = stream_app.engine.fatal
     stream_app.bind(declarations, settings.partitions)
     assert_complete(stream_app, declarations, AGENT_FILES)
     loop_lag = LoopLagMonitor(catalogue)
     EngineMetrics(catalogue, status)
+    WatchMetrics(catalogue, status, watchdog, fence)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     if follower is not None:
         LookupMetrics(catalogue, follower)
@@ -99,12 +107,17 @@ def build(settings: Settings) -> EngineApp:
     def services() -> list[ServiceT]:
         lookups = RedisLookupReader(settings, status, views)
         letters = DeadLetterReader(settings, [dead_letters_of(settings.app_id, agent.source) for agent in declarations])
-        deps = SidecarDeps(settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower))
+        breakers = stream_app.engine.breakers
+        deps = SidecarDeps(
+            settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower), watchdog, breakers
+        )
         return [
             BootChecks(settings, lambda: boot_problems(settings)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
             Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
             Background(loop_lag.run),
+            Background(watchdog.run),
+            Background(fence.run),
         ]
 
     stream_app.conf.Worker = cast("Any", worker_class(services))
@@ -125,7 +138,7 @@ class Sidecar(SidecarService):
 def new_engine(
     settings: Settings,
     declarations: Sequence[AgentDeclaration],
-    stream_app: EngineApp,
+    delivery: Delivery,
     metrics: PipelineMetrics,
     listener: DurableListener,
 ) -> Engine:
@@ -134,7 +147,7 @@ def new_engine(
         EngineParts(
             settings=settings,
             agents=declarations,
-            delivery=new_delivery(settings, declarations, stream_app, metrics),
+            delivery=delivery,
             observer=metrics,
             listener=listener,
             fatal=fatal,
@@ -143,12 +156,16 @@ def new_engine(
 
 
 def new_delivery(
-    settings: Settings, declarations: Sequence[AgentDeclaration], stream_app: EngineApp, metrics: PipelineMetrics
+    settings: Settings,
+    declarations: Sequence[AgentDeclaration],
+    stream_app: EngineApp,
+    metrics: PipelineMetrics,
+    check_alive: Callable[[], None],
 ) -> Delivery:
     """How units become durable, by ``processing_guarantee``."""
     dead_letter = DeadLetterRecordEncoder(settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations})
     if settings.processing_guarantee == "at_least_once":
-        return AtLeastOnce(IdempotentProducing(lambda: producer_of(stream_app)), dead_letter)
+        return AtLeastOnce(IdempotentProducing(lambda: producer_of(stream_app)), dead_letter, check_alive)
     return ExactlyOnce(
         TransactionParts(
             app_id=settings.app_id,
@@ -159,6 +176,7 @@ def new_delivery(
             committed=lambda tps: consumer_of(stream_app).committed(tps),
             dead_letter=dead_letter,
             observer=metrics,
+            check_alive=check_alive,
         )
     )
 

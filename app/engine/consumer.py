@@ -212,7 +212,7 @@ class EngineConsumer(driver.Consumer):
             return False
         if code in (NoError.errno, RebalanceInProgressError.errno):
             return True
-        raise for_code(code)()
+        raise for_code(code)
 
     def verify_event_path(self, now: float, tp: TP) -> None:
         """Faust's detector looks at streams that are not there; /livez has the watchdog over lanes."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import structlog
 
 from app.engine.api import LaneId, Record
+from app.engine.breaker import BreakerPolicy, Breakers
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import Delivery
@@ -80,6 +81,7 @@ class Engine:
         self._journal = CrashJournal(settings.data_dir / "crashes", settings.crash_attempts)
         self.fatal = self._journal.sparing(parts.fatal)
         """Ends the process; the records being processed are not to blame"""
+        self.breakers = Breakers(BreakerPolicy.of(settings))
         self._parts = parts
         self._options = StoreOptions.of(settings)
         self._contexts = {agent.name: agent.setup(settings) for agent in parts.agents}
@@ -181,6 +183,7 @@ class Engine:
             listener=parts.listener,
             fatal=self.fatal,
             set_paused=lambda paused: self.set_paused(tp, paused),
+            breaker=self.breakers.of(lane),
         )
 
     def _lane_limits(self) -> LaneLimits:

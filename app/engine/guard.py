@@ -33,11 +33,13 @@ def refuse(reason: str) -> None:
 
 
 def _end(event: str, reason: str, exc: BaseException | None, status: int) -> None:
-    log.critical(event, reason=reason, exc_info=exc)
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        log.critical(event, reason=reason, exc_info=exc)
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)  # whatever logging says: a signal handler may have interrupted a write to the same stream
 
 
 class DataDirLocked(Exception):

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
-from typing import cast
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Final, cast
 
+from aiokafka.errors import KafkaError
 from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
@@ -14,12 +17,19 @@ from app.engine.lane import Lane
 from app.engine.status import LaneStatus, Phase, RecoveryStatus
 from app.engine.tables import EngineTables
 
+NOTHING_KNOWN: Final[Mapping[tuple[str, int], int]] = MappingProxyType({})
+
 
 class RunningEngine:
-    """Reads Faust's and the lanes' state; never changes it."""
+    """Reads Faust's and the lanes' state; never changes it.
 
-    def __init__(self, app: EngineApp) -> None:
+    ``known_ends``: end offsets by topic and partition that someone else asked for (:mod:`app.engine.watchdog`). The
+    consumer's own come with its fetches, so they stand still when fetching has died.
+    """
+
+    def __init__(self, app: EngineApp, known_ends: Mapping[tuple[str, int], int] = NOTHING_KNOWN) -> None:
         self._app = app
+        self._known_ends = known_ends
 
     def phase(self) -> Phase:
         """Where the worker is in its life."""
@@ -76,12 +86,23 @@ class RunningEngine:
             seconds_since_progress=now - progress.last_progress,
             seconds_since_commit=now - progress.last_commit,
             state_keys=lane.state.store.estimated_keys(),
+            breaker=self._app.engine.breakers.status(lane.id),
         )
 
+    async def position(self, topic: str, partition: int) -> int:
+        """The next offset to fetch; -1 when unknown. At the end of the log it is behind what no lane sees (control records)."""
+        try:
+            position = await self._app.consumer.position(TP(topic, partition))
+        except (ConsumerNotStarted, KafkaError, TimeoutError):  # not assigned any more, or no broker to ask
+            return -1
+        return -1 if position is None else position
+
     def _end_offset(self, topic: str, partition: int) -> int:
+        """The highest end that anyone told; -1 when nobody did."""
+        known = self._known_ends.get((topic, partition), -1)
         try:
             end = self._app.consumer.highwater(TP(topic, partition))
         except (ConsumerNotStarted, AssertionError, KeyError):  # not assigned any more
-            return -1
-        known = cast("int | None", end)  # Faust says int; aiokafka has None before the first fetch
-        return -1 if known is None else known
+            return known
+        fetched = cast("int | None", end)  # Faust says int; aiokafka has None before the first fetch
+        return known if fetched is None else max(known, fetched)

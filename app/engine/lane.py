@@ -13,9 +13,10 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from app.engine.api import LaneId, Record
+from app.engine.breaker import LaneBreaker, always_closed
 from app.engine.compute import Computer
 from app.engine.delivery import Delivery
 from app.engine.progress import Progress
@@ -53,6 +54,7 @@ class LaneParts:
     fatal: Fatal
     set_paused: Callable[[bool], None]
     """Pause or resume fetching of this lane's partitions"""
+    breaker: LaneBreaker = field(default_factory=always_closed)
 
 
 class Lane:
@@ -119,12 +121,13 @@ class Lane:
 
     async def _compute(self) -> None:
         while True:
-            while not self.closing and (not self._queue or self._is_full()):
+            while not self.closing and (not self._may_take() or not self._queue or self._is_full()):
                 await self._wait_for_work()
             if self.closing:
                 return
             started = time.perf_counter()
             for computed in await self._parts.computer.run(self._take()):
+                self._parts.breaker.record(len(computed.records), computed.dead_letters)
                 while self._is_full():
                     await self._wait_for_work()
                 await self._publish(Unit(computed, started))
@@ -134,18 +137,30 @@ class Lane:
         depth, most = self.limits.unit_depth, self.limits.unit_max_records
         return self._unacked >= depth or self._records_in_flight >= depth * most
 
+    def _may_take(self) -> bool:
+        """Whether the breaker lets records through. While it does not, nothing is fetched: they wait in Kafka."""
+        may = self._parts.breaker.allowance() > 0
+        if not may or (self.paused and self.queued <= self.limits.low_water):
+            self._pause(not may)  # again and again while open: after a recovery Faust resumes all partitions
+        return may
+
     async def _wait_for_work(self) -> None:
         self._work.clear()
+        wait_s = self._parts.breaker.wait_s()
+        alarm = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self._work.set)
         await self._work.wait()
+        if alarm is not None:
+            alarm.cancel()
 
     def _take(self) -> list[Record]:
         """Up to unit_max_records / unit_max_bytes records of one topic from the queue; at least one."""
         queue, limits, size = self._queue, self.limits, 0
+        most = min(limits.unit_max_records, self._parts.breaker.allowance())
         taken: list[Record] = []
         topic = queue[0][0].topic
-        while queue and queue[0][0].topic == topic and len(taken) < limits.unit_max_records:
+        while queue and queue[0][0].topic == topic and len(taken) < most:
             records = queue.popleft()
-            count = min(len(records), limits.unit_max_records - len(taken))
+            count = min(len(records), most - len(taken))
             sizes = [len(record.value or b"") for record in records[:count]]
             if size + sum(sizes) > limits.unit_max_bytes:
                 count = _fitting(sizes, limits.unit_max_bytes - size) or (0 if taken else 1)

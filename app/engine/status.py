@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from app.engine.api import LaneId
 
 Phase = Literal["starting", "joining", "recovering", "running", "rebalancing", "stopping"]
+BreakerState = Literal["closed", "open", "half_open"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,19 @@ class Ledger:
 
 
 @dataclass(frozen=True, slots=True)
+class BreakerStatus:
+    """A lane's breaker right now. Counts are those of its sliding window."""
+
+    state: BreakerState = "closed"
+    openings: int = 0
+    """how often it opened since this process started"""
+    retry_in_s: float = 0.0
+    """seconds until it lets a few records through again; 0 unless open"""
+    events: int = 0
+    dead_letters: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class LaneStatus:
     """One lane right now. Offsets are the next to read, -1 when unknown; ages in seconds."""
 
@@ -48,11 +62,28 @@ class LaneStatus:
     seconds_since_progress: float
     seconds_since_commit: float
     state_keys: int
+    breaker: BreakerStatus = BreakerStatus()
+
+    @property
+    def held_by(self) -> str:
+        """What keeps the lane from taking records by design; empty when it should move. A pause by design is no stall."""
+        return "breaker" if self.breaker.state == "open" else ""
 
     @property
     def lag(self) -> int:
         """Records in the source that are not yet applied."""
         return max(0, self.end_offset - self.next_offset) if self.end_offset >= 0 and self.next_offset >= 0 else 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stall:
+    """A source partition of a lane that should move and does not."""
+
+    lane: LaneId
+    topic: str
+    seconds: float
+    """for how long it has been seen not to move"""
+    lag: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +95,14 @@ class RecoveryStatus:
     remaining: int = 0
     records_per_second: float = 0.0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class StandbyStatus:
+    """One warm copy of another worker's table. ``lag``: changelog records behind its end, -1 while unknown."""
+
+    lane: LaneId
+    lag: int
 
 
 class EngineStatus(Protocol):
@@ -85,6 +124,22 @@ class EngineStatus(Protocol):
 
     def read(self, lane: LaneId, raw_key: bytes) -> bytes | None:
         """Point read of the newest durable or staged raw value; KeyError when the lane is not owned."""
+        ...
+
+
+class BreakerControl(Protocol):
+    """The breakers of this process, for an operator."""
+
+    def close(self, lane: LaneId) -> BreakerStatus:
+        """Close a lane's breaker by hand; returns what it was before. KeyError: the lane has none."""
+        ...
+
+
+class Stalls(Protocol):
+    """Who knows which partitions stand still without a reason."""
+
+    def stalls(self) -> Sequence[Stall]:
+        """Those that have stood still for longer than the limit, longest first."""
         ...
 
 

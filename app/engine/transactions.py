@@ -85,6 +85,8 @@ class TransactionParts:
     """the group's committed offsets, -1 for none"""
     dead_letter: DeadLetterEncoder
     observer: Observer
+    check_alive: Callable[[], None] = lambda: None
+    """ends the process when it stood still for so long that its partitions may be another worker's"""
 
 
 @dataclass(slots=True)
@@ -163,7 +165,7 @@ class TransactionGroup:
         """Wait until an interval has passed since the last transaction began, or a lane wants to close."""
         next_begin = self._began + self._parts.interval_s
         while (left := next_begin - time.monotonic()) > 0 and not any(lane.closing for lane in self.lanes):
-            await asyncio.sleep(min(left, _NOTICE_S))
+            await asyncio.sleep(min(left, _NOTICE_S))  # noqa: ASYNC110 - two things end it, and a lane has no event for closing
 
     async def _carry_through(self, work: list[Part]) -> None:
         for attempt in itertools.count(1):
@@ -201,6 +203,7 @@ class TransactionGroup:
         offsets = {tp: offset for part in work for tp, offset in part.offsets.items()}
         if offsets:
             await self._producer.send_offsets_to_transaction(offsets, self._parts.app_id)
+        self._parts.check_alive()
         await self._producer.commit_transaction()
 
     async def _send(self, partition: int, batches: list[tuple[str, BatchBuilder]]) -> list[asyncio.Future[Any]]:

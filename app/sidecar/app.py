@@ -6,13 +6,15 @@ from fastapi import APIRouter, FastAPI
 
 from app.settings import LOOPBACK
 from app.sidecar import problems
+from app.sidecar.breaker import breaker_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.deps import SidecarDeps
 from app.sidecar.health import ProgressWatchdog, health_router
 from app.sidecar.lanes import lanes_router
+from app.sidecar.ledger import ledger_router
 from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import measure_http, metrics_router
-from app.sidecar.middleware import HostCheck, Limits, SecurityHeaders
+from app.sidecar.middleware import HostCheck, Limits, SameOrigin, SecurityHeaders
 from app.topics import INTERACTIONS, dead_letters_of
 
 LINKS = {
@@ -34,19 +36,22 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
     settings = deps.settings
     sidecar = FastAPI(title=f"Veltrix sidecar of {settings.app_id}", version=settings.app_version, redoc_url=None)
     problems.install(sidecar)
-    watchdog = ProgressWatchdog(deps.engine, deps.loop_lag, settings.stall_timeout_ms)
+    watchdog = ProgressWatchdog(deps.engine, deps.watchdog, deps.loop_lag, settings.stall_timeout_ms)
     sidecar.include_router(health_router(deps.engine, watchdog, settings.app_version, deps.degraded))
     sidecar.include_router(metrics_router(deps.registry))
     default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
     for router in (
         lookups_router(deps.lookups),
         dead_letters_router(deps.dead_letters, default_queue),
+        ledger_router(deps.engine),
         lanes_router(deps.engine),
+        breaker_router(deps.engine, deps.breakers),
     ):
         sidecar.include_router(router, prefix="/api/v1")
     sidecar.include_router(_index(settings.app_id, settings.app_version))
     # The last one added is the outermost: headers on every answer, every refusal counted.
     sidecar.add_middleware(Limits)
+    sidecar.add_middleware(SameOrigin)
     if settings.sidecar_host in LOOPBACK and not settings.sidecar_allow_remote:
         sidecar.add_middleware(HostCheck, allowed=frozenset(LOOPBACK))
     measure_http(sidecar, deps.registry)

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry
 
 from app.dead_letters.api import DeadLetters
-from app.engine.status import EngineStatus
+from app.engine.status import BreakerControl, EngineStatus, Stall, Stalls
 from app.lookups.api import LookupReader
 from app.settings import Settings
+from app.sidecar.breaker import NoBreakers
 from app.sidecar.health import LoopLag
 
 
 def _nothing() -> list[str]:
     return []
+
+
+class NoWatchdog:
+    """Nobody looks for stalls."""
+
+    def stalls(self) -> Sequence[Stall]:
+        """See :class:`app.engine.status.Stalls`."""
+        return ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +39,5 @@ class SidecarDeps:
     loop_lag: LoopLag
     degraded: Callable[[], list[str]] = _nothing
     """what does not work although the worker is ready, as short words (``redis``)"""
+    watchdog: Stalls = field(default_factory=NoWatchdog)
+    breakers: BreakerControl = field(default_factory=NoBreakers)

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
-from app.engine.status import EngineStatus, LaneStatus, RecoveryStatus
+from app.engine.status import EngineStatus, RecoveryStatus, Stall, Stalls
 from app.sidecar.problems import Problem
 
 
@@ -23,33 +23,31 @@ class LoopLag(Protocol):
 
 
 class ProgressWatchdog:
-    """Says what has stood still for longer than the stall timeout although there is work.
-
-    A lane paused by design (nothing of it in flight) is not a stall; a lane paused by back-pressure whose units
-    never come back is one.
-    """
+    """Says what has stood still for longer than the stall timeout although there is work: partitions, the restore, the loop."""
 
     def __init__(
-        self, engine: EngineStatus, loop_lag: LoopLag, stall_timeout_ms: int, clock: Callable[[], float] = time.monotonic
+        self,
+        engine: EngineStatus,
+        partitions: Stalls,
+        loop_lag: LoopLag,
+        stall_timeout_ms: int,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._engine, self._loop_lag, self._clock = engine, loop_lag, clock
+        self._engine, self._partitions, self._loop_lag, self._clock = engine, partitions, loop_lag, clock
         self._limit_s = stall_timeout_ms / 1000
         self._restore: tuple[int, int] | None = None
         self._restore_since = 0.0
 
     def complaints(self) -> list[str]:
         """Human sentences; empty while alive."""
-        found = [self._stalled_lane(lane) for lane in self._engine.lanes()]
+        found = [self._stalled_partition(stall) for stall in self._partitions.stalls()]
         found += [self._stalled_recovery(self._engine.recovery()), self._slow_loop()]
         return [text for text in found if text]
 
-    def _stalled_lane(self, lane: LaneStatus) -> str:
-        waits_by_design = lane.paused and not lane.units_in_flight
-        if lane.lag == 0 or waits_by_design or lane.seconds_since_progress <= self._limit_s:
-            return ""
+    def _stalled_partition(self, stall: Stall) -> str:
         return (
-            f"partition {lane.lane.partition} of {lane.topic} has not moved for {lane.seconds_since_progress:.0f} s "
-            f"although {lane.lag} records wait (limit {self._limit_s:g} s)"
+            f"partition {stall.lane.partition} of {stall.topic} has not moved for {stall.seconds:.0f} s "
+            f"although {stall.lag} records wait (limit {self._limit_s:g} s)"
         )
 
     def _stalled_recovery(self, recovery: RecoveryStatus) -> str:
@@ -100,7 +98,11 @@ def _state(engine: EngineStatus, version: str, degraded: list[str]) -> dict[str,
         "phase": phase,
         "waiting_for": waiting,
         "recovery": asdict(engine.recovery()),
-        "assigned_partitions": len(engine.lanes()),
-        "degraded": degraded,
+        "assigned_partitions": len({status.lane for status in engine.lanes()}),
+        "degraded": [*degraded, *_breaker(engine)],
         "version": version,
     }
+
+
+def _breaker(engine: EngineStatus) -> list[str]:
+    return ["breaker"] if any(lane.breaker.state != "closed" for lane in engine.lanes()) else []

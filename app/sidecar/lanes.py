@@ -1,48 +1,29 @@
-"""What each lane of this worker does: positions and queues, and the loss ledger."""
+"""What each lane of this worker does: positions, queues, breaker."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from app.engine.status import EngineStatus, LaneStatus, Ledger
-
-OUTCOMES = ("consumed", "emitted", "duplicates", "dead_lettered", "retried", "dropped")
+from app.engine.status import BreakerState, EngineStatus, LaneStatus
 
 
-class LedgerCounts(BaseModel):
-    """Outcomes since the first record ever; survives restarts and moves between workers."""
+class BreakerAnswer(BaseModel):
+    """`events` and `dead_letters` are those of the sliding window; `retry_in_s` is 0 unless the breaker is open."""
 
-    consumed: int
-    emitted: int
-    duplicates: int
-    dead_lettered: int
-    retried: int
-    dropped: int
-    residue: int
-    """Consumed records without an outcome: 0, or records were lost."""
-
-
-class LaneLedger(LedgerCounts):
-    """The ledger of one partition of one agent."""
-
-    agent: str
-    partition: int
-    topic: str
-
-
-class LedgerAnswer(BaseModel):
-    """Of the partitions this worker owns; the group's ledger is the sum over its workers."""
-
-    total: LedgerCounts
-    lanes: list[LaneLedger]
+    state: BreakerState
+    openings: int
+    retry_in_s: float
+    events: int
+    dead_letters: int
 
 
 class LaneAnswer(BaseModel):
-    """One lane right now. Offsets are the next to read, null when unknown."""
+    """One lane right now. Offsets are the next to read, null when unknown. `held_by`: what holds it by design (`breaker`)."""
 
     agent: str
     partition: int
@@ -55,6 +36,8 @@ class LaneAnswer(BaseModel):
     queued_records: int
     units_in_flight: int
     paused: bool
+    held_by: str | None
+    breaker: BreakerAnswer
     seconds_since_progress: float | None
     seconds_since_commit: float | None
     state_keys: int
@@ -68,15 +51,8 @@ class LanesAnswer(BaseModel):
 
 
 def lanes_router(engine: EngineStatus) -> APIRouter:
-    """``/ledger`` and ``/lanes``."""
+    """``/lanes``."""
     router = APIRouter(tags=["engine"])
-
-    @router.get("/ledger")
-    async def ledger() -> LedgerAnswer:
-        """Did we lose anything? `residue` is the number."""
-        lanes = _in_order(engine)
-        total = Ledger(*(sum(getattr(lane.ledger, name) for lane in lanes) for name in OUTCOMES))
-        return LedgerAnswer(total=LedgerCounts.model_validate(_counts(total)), lanes=[_ledger(lane) for lane in lanes])
 
     @router.get("/lanes")
     async def lanes() -> LanesAnswer:
@@ -87,16 +63,7 @@ def lanes_router(engine: EngineStatus) -> APIRouter:
 
 
 def _in_order(engine: EngineStatus) -> Sequence[LaneStatus]:
-    return sorted(engine.lanes(), key=lambda status: status.lane)
-
-
-def _counts(ledger: Ledger) -> dict[str, int]:
-    return {name: getattr(ledger, name) for name in OUTCOMES} | {"residue": ledger.residue}
-
-
-def _ledger(status: LaneStatus) -> LaneLedger:
-    agent, partition = status.lane
-    return LaneLedger.model_validate(_counts(status.ledger) | {"agent": agent, "partition": partition, "topic": status.topic})
+    return sorted(engine.lanes(), key=lambda status: (status.lane, status.topic))
 
 
 def _lane(status: LaneStatus) -> LaneAnswer:
@@ -113,6 +80,8 @@ def _lane(status: LaneStatus) -> LaneAnswer:
         queued_records=status.queued_records,
         units_in_flight=status.units_in_flight,
         paused=status.paused,
+        held_by=status.held_by or None,
+        breaker=BreakerAnswer.model_validate(asdict(status.breaker)),
         seconds_since_progress=_finite(status.seconds_since_progress),
         seconds_since_commit=_finite(status.seconds_since_commit),
         state_keys=status.state_keys,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container
+from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +19,7 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_REQUESTS = 32
 TIMEOUT_S = 15.0
 UNLIMITED = frozenset({"/livez", "/readyz", "/health/live", "/health/ready", "/metrics"})
+SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The interactive documentation loads its script and style from this one place.
 DOCS_PATHS = frozenset({"/docs"})
 DOCS_POLICY = (
@@ -69,6 +71,30 @@ class HostCheck:
                 await Problem(421, "misdirected-request", detail).response(scope["path"])(scope, receive, send)
                 return
         await self.app(scope, receive, send)
+
+
+class SameOrigin:
+    """Refuses requests that change something when a web page of another origin sent them.
+
+    A browser sends simple POSTs anywhere without asking; on loopback there is no login that would stop them.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] not in SAFE_METHODS and self._is_foreign(Headers(scope=scope)):
+            detail = "Requests that change something are answered to this sidecar's own pages and to programs only."
+            await Problem(403, "cross-origin-request", detail).response(scope["path"])(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _is_foreign(self, headers: Headers) -> bool:
+        site = headers.get("sec-fetch-site")
+        if site is not None:
+            return site not in ("same-origin", "none")
+        origin = headers.get("origin")  # programs send neither
+        return origin is not None and urlsplit(origin).netloc != headers.get("host", "")
 
 
 class Limits:

@@ -121,11 +121,44 @@ UNITS_IN_FLIGHT = Metric(
 )
 LANES_PAUSED = Metric(
     "veltrix_lane_paused", "gauge", "1 while the lane takes no records from Kafka.",
-    "Long 1 without progress: /livez will fail; read the log of that partition.", ("agent", "partition"),
+    "Long 1 without veltrix_breaker_open: see veltrix_partition_stalled_seconds and the log of that partition.", ("agent", "partition"),
 )
 LEDGER_RESIDUE = Metric(
     "veltrix_ledger_residue", "gauge", "Consumed records without an outcome, since the first record ever. Always 0.",
     "Anything else is a lost event: stop, keep the data directory, open an issue.", ("agent", "partition"),
+)
+LEDGER_CONSUMED = Metric(
+    "veltrix_ledger_consumed_total", "counter", "Source records that the lane has consumed, since its first record ever.",
+    "Equals the sum of veltrix_ledger_outcomes_total; see veltrix_ledger_residue.", ("agent", "partition"),
+)
+LEDGER_OUTCOMES = Metric(
+    "veltrix_ledger_outcomes_total", "counter",
+    "Consumed records by their one outcome, since the lane's first record ever: emitted, duplicate, dead_lettered, retried, dropped.",
+    "It moves with the lane from worker to worker: take the maximum over workers, not the sum.", ("agent", "partition", "outcome"),
+)
+BREAKER_OPEN = Metric(
+    "veltrix_breaker_open", "gauge", "1 while the lane's breaker is open or tries a few records: most of its events became dead letters.",
+    "Page. Read the reasons in veltrix_dead_letters_total; mend the source or the agent; runbook breaker-open.", ("agent", "partition"),
+)
+BREAKER_OPENINGS = Metric(
+    "veltrix_breaker_openings_total", "counter", "How often the lane's breaker opened since this process started.",
+    "Rising while open: each probe fails, the cause is still there.", ("agent", "partition"),
+)
+STALLED_SECONDS = Metric(
+    "veltrix_partition_stalled_seconds", "gauge", "For how long a partition with work has not moved; 0 while it moves or waits by design.",
+    "At VELTRIX_STALL_TIMEOUT_MS /livez fails: runbook partition-stalled.", ("source", "partition"), "seconds",
+)
+END_QUERY_FAILURES = Metric(
+    "veltrix_end_offset_query_failures_total", "counter", "Times no broker told the watchdog where the partitions end.",
+    "Rising: Kafka is not reachable from here. Stalls are not counted meanwhile.",
+)
+FENCE_LONGEST = Metric(
+    "veltrix_fence_longest_pause_seconds", "gauge", "Longest time this process stood still while it owned partitions.",
+    "Near veltrix_fence_limit_seconds: the host freezes it or something blocks the loop; runbook self-fenced.", (), "seconds",
+)
+FENCE_LIMIT = Metric(
+    "veltrix_fence_limit_seconds", "gauge", "Pause after which this process ends itself, with exit code 70.",
+    "VELTRIX_KAFKA_SESSION_TIMEOUT_MS less one heartbeat.", (), "seconds",
 )
 DEAD_LETTERS = Metric(
     "veltrix_dead_letters_total", "counter", "Dead letters by stage and named reason.",

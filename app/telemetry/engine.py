@@ -19,10 +19,14 @@ class EngineMetrics:
         catalogue.add(self)
 
     def readings(self) -> Iterator[m.Reading]:
-        lanes = self._engine.lanes()
+        statuses = self._engine.lanes()
+        lanes = {status.lane: status for status in statuses}  # one of a lane's topics tells what they share
         yield m.ASSIGNED, (), len(lanes)
-        for lane in lanes:
-            yield from _lane(lane)
+        for status in statuses:
+            yield from _source(status)
+        for status in lanes.values():
+            yield from _lane(status)
+            yield from _ledger(status)
         phase = self._engine.phase()
         for name in get_args(Phase):
             yield m.PHASE, (name,), float(name == phase)
@@ -33,18 +37,33 @@ class EngineMetrics:
         yield m.RECOVERY_RATE, (), recovery.records_per_second
 
 
-def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
+def _source(lane: LaneStatus) -> Iterator[m.Reading]:
     source = (lane.topic, str(lane.lane.partition))
-    owner = (lane.lane.agent, str(lane.lane.partition))
     if lane.end_offset >= 0 and lane.next_offset >= 0:  # an unknown lag is absent, not 0
         yield m.CONSUMER_LAG, source, lane.lag
     if lane.committed_offset >= 0 and math.isfinite(lane.seconds_since_commit):
         yield m.COMMIT_AGE, source, lane.seconds_since_commit
+
+
+def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
+    owner = (lane.lane.agent, str(lane.lane.partition))
     yield m.STATE_KEYS, owner, lane.state_keys
     yield m.QUEUED_RECORDS, owner, lane.queued_records
     yield m.UNITS_IN_FLIGHT, owner, lane.units_in_flight
     yield m.LANES_PAUSED, owner, float(lane.paused)
-    yield m.LEDGER_RESIDUE, owner, lane.ledger.residue
+    yield m.BREAKER_OPEN, owner, float(lane.breaker.state != "closed")
+    yield m.BREAKER_OPENINGS, owner, lane.breaker.openings
+
+
+def _ledger(lane: LaneStatus) -> Iterator[m.Reading]:
+    owner, ledger = (lane.lane.agent, str(lane.lane.partition)), lane.ledger
+    yield m.LEDGER_RESIDUE, owner, ledger.residue
+    yield m.LEDGER_CONSUMED, owner, ledger.consumed
+    yield m.LEDGER_OUTCOMES, (*owner, "emitted"), ledger.emitted
+    yield m.LEDGER_OUTCOMES, (*owner, "duplicate"), ledger.duplicates
+    yield m.LEDGER_OUTCOMES, (*owner, "dead_lettered"), ledger.dead_lettered
+    yield m.LEDGER_OUTCOMES, (*owner, "retried"), ledger.retried
+    yield m.LEDGER_OUTCOMES, (*owner, "dropped"), ledger.dropped
 
 
 class BuildInfo:

@@ -13,6 +13,8 @@ from prometheus_client import CollectorRegistry
 
 from app.dead_letters.api import DeadLetterRecord, Filters, Page, QueueSummary
 from app.dead_letters.headers import Attempt
+from app.engine.api import LaneId
+from app.engine.status import BreakerStatus
 from app.lookups.api import LookupAnswer
 from app.settings import Settings, load_settings
 from app.sidecar.app import create_sidecar
@@ -21,7 +23,7 @@ from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import EngineMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
-from tests.telemetry.fakes import FakeEngine, unit
+from tests.telemetry.fakes import FakeEngine, FakeWatchdog, unit
 
 
 @dataclass
@@ -68,6 +70,18 @@ class FakeDeadLetters:
 
 
 @dataclass
+class FakeBreakers:
+    """``BreakerControl`` that notes whom it closed; ``known`` says what each was before."""
+
+    known: dict[LaneId, BreakerStatus] = field(default_factory=dict)
+    closed: list[LaneId] = field(default_factory=list)
+
+    def close(self, lane: LaneId) -> BreakerStatus:
+        self.closed.append(lane)
+        return self.known[lane]
+
+
+@dataclass
 class Sidecar:
     """One sidecar, the fakes behind it, and a client in front of it."""
 
@@ -77,10 +91,16 @@ class Sidecar:
     lookups: FakeLookups
     dead_letters: FakeDeadLetters
     degraded: list[str]
+    watchdog: FakeWatchdog
+    breakers: FakeBreakers
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         """GET ``path``."""
         return await self.client.get(path, headers=headers)
+
+    async def post(self, path: str, body: object, headers: dict[str, str] | None = None) -> httpx.Response:
+        """POST ``body`` as JSON."""
+        return await self.client.post(path, json=body, headers=headers)
 
 
 def client_of(app: FastAPI, raise_app_exceptions: bool = True) -> httpx.AsyncClient:
@@ -148,9 +168,12 @@ def new_sidecar(settings: Settings) -> Sidecar:
     catalogue = Catalogue(registry)
     PipelineMetrics(catalogue).unit_done(unit())
     EngineMetrics(catalogue, engine)
-    deps = SidecarDeps(settings, engine, lookups, dead_letters, registry, LoopLagMonitor(catalogue), lambda: degraded)
-    app = create_sidecar(deps)
-    return Sidecar(app, client_of(app), engine, lookups, dead_letters, degraded)
+    watchdog, breakers = FakeWatchdog(), FakeBreakers()
+    loop_lag = LoopLagMonitor(catalogue)
+    app = create_sidecar(
+        SidecarDeps(settings, engine, lookups, dead_letters, registry, loop_lag, lambda: degraded, watchdog, breakers)
+    )
+    return Sidecar(app, client_of(app), engine, lookups, dead_letters, degraded, watchdog, breakers)
 
 
 @pytest.fixture(scope="session")
@@ -162,7 +185,8 @@ def shared_sidecar() -> Sidecar:
 @pytest.fixture
 async def sidecar(shared_sidecar: Sidecar) -> AsyncIterator[Sidecar]:
     """On loopback, as by default. Its fakes are as new; only its HTTP metrics are not."""
-    for fake in (shared_sidecar.engine, shared_sidecar.lookups, shared_sidecar.dead_letters):
+    one = shared_sidecar
+    for fake in (one.engine, one.lookups, one.dead_letters, one.watchdog, one.breakers):
         vars(fake).update(vars(type(fake)()))
     shared_sidecar.degraded.clear()
     async with client_of(shared_sidecar.app) as client:

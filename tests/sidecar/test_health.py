@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from app.engine.status import RecoveryStatus
+from app.engine.api import LaneId
+from app.engine.status import BreakerState, BreakerStatus, RecoveryStatus, Stall
 from app.sidecar.health import ProgressWatchdog
 from tests.sidecar.conftest import Sidecar, assert_problem
-from tests.telemetry.fakes import FakeClock, FakeEngine, lane
+from tests.telemetry.fakes import FakeClock, FakeEngine, FakeWatchdog, lane
 
 STALL_MS = 120_000
 
@@ -31,8 +32,8 @@ async def test_a_worker_whose_partitions_move_is_alive(sidecar: Sidecar, path: s
 
 
 @pytest.mark.parametrize("path", ["/livez", "/health/live"])
-async def test_a_partition_with_work_that_stands_still_fails_liveness(sidecar: Sidecar, path: str) -> None:
-    sidecar.engine.statuses = [lane(0), lane(4, seconds_since_progress=121.0)]
+async def test_a_stalled_partition_fails_liveness_and_is_named(sidecar: Sidecar, path: str) -> None:
+    sidecar.watchdog.found = [Stall(LaneId("process_interactions", 4), "interactions", 121.4, 5)]
 
     body = assert_problem(await sidecar.get(path), 503, "stalled")
     assert body["complaints"] == [
@@ -40,31 +41,16 @@ async def test_a_partition_with_work_that_stands_still_fails_liveness(sidecar: S
     ]
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"seconds_since_progress": 119.0},
-        {"seconds_since_progress": 9999.0, "next_offset": 100},
-        {"seconds_since_progress": 9999.0, "end_offset": -1},
-        {"seconds_since_progress": 9999.0, "paused": True, "units_in_flight": 0},
-    ],
-    ids=["not yet", "nothing to do", "lag unknown", "paused by design"],
-)
-def test_no_progress_for_a_reason_is_no_stall(changes: dict[str, object]) -> None:
-    engine = FakeEngine(statuses=[lane(0, **changes)])
+async def test_lag_without_a_complaint_of_the_watchdog_is_no_stall(sidecar: Sidecar) -> None:
+    """An event that comes after hours of silence finds a lane without progress for hours."""
+    sidecar.engine.statuses = [lane(0, seconds_since_progress=9999.0)]
 
-    assert ProgressWatchdog(engine, FakeLoopLag(), STALL_MS).complaints() == []
-
-
-def test_a_lane_paused_by_back_pressure_whose_units_never_return_is_a_stall() -> None:
-    engine = FakeEngine(statuses=[lane(0, seconds_since_progress=200.0, paused=True, units_in_flight=3)])
-
-    assert len(ProgressWatchdog(engine, FakeLoopLag(), STALL_MS).complaints()) == 1
+    assert (await sidecar.get("/livez")).status_code == 200
 
 
 def test_a_restore_that_does_not_move_is_a_stall() -> None:
     clock, engine = FakeClock(), FakeEngine(now="recovering", statuses=[], restore=RecoveryStatus(True, 10, 90))
-    watchdog = ProgressWatchdog(engine, FakeLoopLag(), STALL_MS, clock)
+    watchdog = ProgressWatchdog(engine, FakeWatchdog(), FakeLoopLag(), STALL_MS, clock)
     assert watchdog.complaints() == []
 
     clock.now += 121
@@ -76,7 +62,7 @@ def test_a_restore_that_does_not_move_is_a_stall() -> None:
 
 def test_a_finished_restore_is_forgotten() -> None:
     clock, engine = FakeClock(), FakeEngine(restore=RecoveryStatus(True, 10, 90))
-    watchdog = ProgressWatchdog(engine, FakeLoopLag(), STALL_MS, clock)
+    watchdog = ProgressWatchdog(engine, FakeWatchdog(), FakeLoopLag(), STALL_MS, clock)
     watchdog.complaints()
     engine.restore = RecoveryStatus(False, 100, 0)
     watchdog.complaints()
@@ -89,7 +75,7 @@ def test_a_finished_restore_is_forgotten() -> None:
 
 def test_a_loop_that_stays_late_fails_liveness() -> None:
     loop_lag = FakeLoopLag(119.0)
-    watchdog = ProgressWatchdog(FakeEngine(), loop_lag, STALL_MS)
+    watchdog = ProgressWatchdog(FakeEngine(), FakeWatchdog(), loop_lag, STALL_MS)
     assert watchdog.complaints() == []
 
     loop_lag.slow_s = 121.0
@@ -148,3 +134,23 @@ async def test_a_degraded_worker_is_ready_and_says_so(sidecar: Sidecar) -> None:
 
     assert answer.status_code == 200
     assert answer.json()["degraded"] == ["redis"]
+
+
+@pytest.mark.parametrize("state", ["open", "half_open"])
+async def test_a_breaker_that_is_not_closed_degrades_a_worker_and_leaves_it_ready_and_alive(
+    sidecar: Sidecar, state: BreakerState
+) -> None:
+    sidecar.degraded.append("redis")
+    sidecar.engine.statuses = [lane(0), lane(1, breaker=BreakerStatus(state, 1))]
+
+    answer = await sidecar.get("/readyz")
+
+    assert answer.status_code == 200
+    assert answer.json()["degraded"] == ["redis", "breaker"]
+    assert (await sidecar.get("/livez")).status_code == 200
+
+
+async def test_partitions_are_counted_once_however_many_topics_they_read(sidecar: Sidecar) -> None:
+    sidecar.engine.statuses = [lane(0), lane(0, topic="retry.veltrix.interactions.5s"), lane(1)]
+
+    assert (await sidecar.get("/readyz")).json()["assigned_partitions"] == 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.engine.api import LaneId
-from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, UnitReport
+from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stall, UnitReport
 
 AGENT = "process_interactions"
 NOW_MS = 1_700_000_000_000
@@ -81,6 +81,21 @@ class FakeEngine:
         if not self.owns(lane):
             raise KeyError(lane)
         return self.table.get((lane, raw_key))
+
+
+@dataclass
+class FakeWatchdog:
+    """``Stalls`` that a test fills; also what the metrics read."""
+
+    found: list[Stall] = field(default_factory=list)
+    still: dict[tuple[str, int], float] = field(default_factory=dict)
+    failures: int = 0
+
+    def stalls(self) -> list[Stall]:
+        return self.found
+
+    def still_seconds(self) -> dict[tuple[str, int], float]:
+        return self.still
 
 
 @dataclass
