@@ -88,7 +88,7 @@ def build(settings: Settings) -> EngineApp:
     stream_app = new_faust_app(settings, logging_config(settings))
     known_ends: dict[TopicPartition, int] = {}
     status = RunningEngine(stream_app, known_ends)
-    fence = Fence.of(settings, lambda: bool(stream_app.engine.lanes), lambda reason, exc: stream_app.engine.fatal(reason, exc))
+    fence = Fence.of(settings, lambda: bool(stream_app.engine.lanes), lambda reason, _: stream_app.engine.fatal(reason, None))
     watchdog = StallWatchdog(status, EndOffsetClient(settings), settings.stall_timeout_ms / 1000, known_ends)
     views, metrics = lookup_views(declarations), PipelineMetrics(catalogue)
     follower = LookupWriter(settings, views) if settings.redis_url else None

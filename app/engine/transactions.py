@@ -164,8 +164,8 @@ class TransactionGroup:
     async def _pace(self) -> None:
         """Wait until an interval has passed since the last transaction began, or a lane wants to close."""
         next_begin = self._began + self._parts.interval_s
-        while (left := next_begin - time.monotonic()) > 0 and not any(lane.closing for lane in self.lanes):
-            await asyncio.sleep(min(left, _NOTICE_S))  # noqa: ASYNC110 - two things end it, and a lane has no event for closing
+        while (left := next_begin - time.monotonic()) > 0 and not any(lane.closing for lane in self.lanes):  # noqa: ASYNC110
+            await asyncio.sleep(min(left, _NOTICE_S))
 
     async def _carry_through(self, work: list[Part]) -> None:
         for attempt in itertools.count(1):
