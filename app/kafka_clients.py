@@ -111,7 +111,7 @@ def transactional_producer(settings: Settings, transactional_id: str) -> AIOKafk
         transaction_timeout_ms=settings.transaction_timeout_ms,
         max_batch_size=settings.produce_max_batch_bytes,
         max_request_size=settings.produce_max_batch_bytes + 65_536,
-        request_timeout_ms=60_000,
+        request_timeout_ms=settings.kafka_request_timeout_ms,
         retry_backoff_ms=10,
     )
 

@@ -33,9 +33,12 @@ from app.engine.engine import Engine, EngineParts, TopicPartition
 from app.engine.faust_app import EngineApp, assert_complete, new_faust_app
 from app.engine.fence import Fence
 from app.engine.guard import fatal, refuse
+from app.engine.identity import TopicIds, watch
 from app.engine.introspect import RunningEngine
+from app.engine.local_tables import recreated_changelogs
 from app.engine.producing import IdempotentProducing
 from app.engine.status import DurableListener, NoListener
+from app.engine.tables import EngineTables
 from app.engine.transactions import ExactlyOnce, TransactionParts
 from app.engine.watchdog import EndOffsetClient, StallWatchdog
 from app.engine.worker import Background, BootChecks, Closing, worker_class
@@ -55,8 +58,8 @@ from app.telemetry.lookups import LookupMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.watch import WatchMetrics
-from app.topic_admin import TopicAdminError, check_topics
-from app.topics import dead_letters_of
+from app.topic_admin import TopicAdminError, check_topics, topic_ids
+from app.topics import AGENTS, dead_letters_of
 
 log = structlog.get_logger(__name__)
 
@@ -112,10 +115,15 @@ def build(settings: Settings) -> EngineApp:
             settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower), watchdog, breakers
         )
         return [
-            BootChecks(settings, lambda: boot_problems(settings)),
+            BootChecks(settings, lambda: boot_problems(settings, stream_app)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
             Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
             Background(loop_lag.run),
+            Background(
+                lambda: watch(
+                    lambda: tables_of(stream_app).topic_ids, lambda: ids_now(settings, stream_app), stream_app.engine.fatal
+                )
+            ),
             Background(watchdog.run),
             Background(fence.run),
         ]
@@ -206,16 +214,33 @@ def degraded(follower: LookupWriter | None) -> list[str]:
     return ["redis"] if follower is not None and "down" in follower.states().values() else []
 
 
-async def boot_problems(settings: Settings) -> list[str]:
+def tables_of(stream_app: EngineApp) -> EngineTables:
+    """Faust's table manager, which is ours."""
+    return cast("EngineTables", stream_app.tables)
+
+
+async def ids_now(settings: Settings, stream_app: EngineApp) -> TopicIds:
+    """Kafka's ids of the engine's topics; none while the cluster does not answer."""
+    engine = stream_app.engine
+    try:
+        return await topic_ids(settings, [*engine.sources, *engine.changelogs])
+    except (KafkaConnectError, TopicAdminError) as exc:
+        log.info("topic_ids_unknown", reason=str(exc))
+        return {}
+
+
+async def boot_problems(settings: Settings, stream_app: EngineApp) -> list[str]:
     """What keeps this worker from starting, each with its cure; differences that lose nothing are only logged."""
     try:
         problems = await check_topics(settings)
+        tables_of(stream_app).topic_ids = ids = await ids_now(settings, stream_app)
+        recreated = recreated_changelogs(settings.data_dir, settings.app_id, AGENTS, ids)
     except (KafkaConnectError, TopicAdminError) as exc:
         return [str(exc)]
     for problem in problems:
         if not problem.stops_worker:
             log.warning("topic_differs", problem=str(problem))
-    return [str(problem) for problem in problems if problem.stops_worker]
+    return [*recreated, *(str(problem) for problem in problems if problem.stops_worker)]
 
 
 def __getattr__(name: str) -> EngineApp:

@@ -51,10 +51,12 @@ class Settings(BaseSettings):
     kafka_allow_sasl_plaintext: bool = Field(False, description="SASL without TLS sends the password in clear: tests only")
     kafka_session_timeout_ms: int = Field(10_000, ge=6_000, description="A killed worker's partitions wait this long")
     kafka_heartbeat_interval_ms: int = Field(1_000, ge=100, description="Also how soon a member notices a rebalance")
-    kafka_request_timeout_ms: int = Field(90_000, ge=10_000, description="Recovery gives up on a broker call after this")
+    kafka_request_timeout_ms: int = Field(
+        20_000, ge=10_000, description="A connection whose other end is gone without a word is given up after this"
+    )
     fetch_max_wait_ms: int = Field(30, ge=1, description="A resumed partition waits for the long poll in flight: keep 20-50")
     fetch_max_partition_bytes: int = Field(256 * 1024, ge=64 * 1024, description="About one unit of work per response")
-    group_instance_id: str = Field("", description="Static membership; empty: dynamic")
+    group_instance_id: str = Field("", pattern=r"^[a-zA-Z0-9._-]{0,249}$", description="Static membership; empty: dynamic")
 
     # -- topics -----------------------------------------------------------------------------------
     partitions: int = Field(10, ge=1, le=1000, description="Of the source and everything co-partitioned; a change is a migration")

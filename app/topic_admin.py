@@ -18,6 +18,7 @@ from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.errors import KafkaError, NodeNotReadyError, TopicAlreadyExistsError, for_code
 
 from app.kafka_clients import client_options, connected
+from app.kafka_topic_ids import NO_TOPIC_ID, TopicIdsRequest
 from app.settings import Settings
 from app.topics import AGENTS, Topic, all_topics
 
@@ -169,6 +170,17 @@ async def apply_with(admin: TopicAdmin, wanted: Sequence[Topic], replication_fac
     return Applied(tuple(topic.name for topic in missing), tuple(differing), tuple(left))
 
 
+async def topic_ids(settings: Settings, names: Sequence[str]) -> dict[str, bytes]:
+    """Kafka's id of each of ``names`` that exists; see :meth:`KafkaTopicAdmin.ids`.
+
+    Raises:
+        KafkaConnectError: the cluster cannot be reached.
+        TopicAdminError: it does not let us look.
+    """
+    async with open_admin(settings) as admin:
+        return await admin.ids(names)
+
+
 @asynccontextmanager
 async def open_admin(settings: Settings) -> AsyncIterator[KafkaTopicAdmin]:
     """A connected ``KafkaTopicAdmin``.
@@ -218,6 +230,17 @@ class KafkaTopicAdmin:
             name: FoundTopic(len(rows), min((len(row["replicas"]) for row in rows), default=0), *configs[name])
             for name, rows in there.items()
         }
+
+    async def ids(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Kafka's 16-byte id of each of ``names`` that exists: a topic made again under its old name has another one.
+
+        Empty for a broker without topic ids (before Kafka 2.8, or with ZooKeeper before its topics were upgraded).
+        """
+        try:
+            response = await self.client._send_request(TopicIdsRequest(names))
+        except NotImplementedError:  # aiokafka: the broker does not speak this version
+            return {}
+        return {name: topic_id for _, name, topic_id, *_ in response.topics if topic_id != NO_TOPIC_ID and name in names}
 
     async def create(self, topics: Sequence[Topic], replication_factor: int) -> None:
         response = await self.client.create_topics(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 from app.settings import Settings
-from app.topic_admin import FoundTopic, Problem, UnknownTopicError, apply_with, compare
+from app.topic_admin import FoundTopic, KafkaTopicAdmin, Problem, UnknownTopicError, apply_with, compare
 from app.topics import Topic, all_topics
 
 WANTED = [
@@ -123,3 +125,26 @@ def test_all_topics_of_the_defaults_can_be_compared() -> None:
 
     assert compare(topics, {topic.name: found(topic) for topic in topics}) == []
     assert Problem("a", "missing", "missing", "1", "-").stops_worker
+
+
+class FakeIdsClient:
+    """aiokafka's admin client, as far as ids are asked for; without topics it is a broker that does not know them."""
+
+    def __init__(self, *topics: tuple[Any, ...]) -> None:
+        self.topics = topics
+
+    async def _send_request(self, request: Any) -> Any:
+        if not self.topics:
+            raise NotImplementedError
+        return SimpleNamespace(topics=self.topics)
+
+
+async def test_only_topics_that_exist_have_an_id() -> None:
+    unknown_topic = 3
+    client = FakeIdsClient((0, "a", b"a" * 16, False), (unknown_topic, "b", bytes(16), False), (0, "other", b"o" * 16, False))
+
+    assert await KafkaTopicAdmin(client).ids(["a", "b"]) == {"a": b"a" * 16}
+
+
+async def test_a_broker_without_topic_ids_has_none() -> None:
+    assert await KafkaTopicAdmin(FakeIdsClient()).ids(["a"]) == {}

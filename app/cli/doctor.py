@@ -10,8 +10,10 @@ from rich.console import Console
 from rich.text import Text
 
 from app.cli.checkup import Check, Status, fail
+from app.cli.doctor_exactly_once import check_exactly_once
 from app.cli.doctor_kafka import check_kafka
 from app.cli.doctor_machine import check_lock, check_machine, check_redis, check_sidecar
+from app.cli.doctor_state import check_tables
 from app.kafka_clients import KafkaConnectError
 from app.settings import Settings
 from app.topic_admin import TopicAdminError
@@ -24,13 +26,15 @@ async def examine(settings: Settings) -> list[Check]:
     checks: list[Check] = []
     try:
         checks += await check_kafka(settings)
+        checks += await check_exactly_once(settings)
+        checks += await check_tables(settings)
     except KafkaConnectError as exc:
         checks.append(fail("kafka", f"not reachable at {exc.bootstrap}", exc.reason))
     except TopicAdminError as exc:
         checks.append(fail("kafka", str(exc), "check the rights of this user: Describe on cluster, topics and their configuration"))
     checks += await check_redis(settings)
     checks += check_machine(settings)
-    checks += [check_lock(settings.data_dir), await check_sidecar(settings)]
+    checks += [await check_lock(settings), await check_sidecar(settings)]
     return checks
 
 

@@ -83,14 +83,21 @@ def lock_owner(path: Path) -> str | None:
     return None
 
 
-def check_lock(path: Path) -> Check:
+async def check_lock(settings: Settings) -> Check:
+    """Nobody holds the data directory, or the worker of these very settings does."""
+    path = settings.data_dir
     try:
         owner = lock_owner(path)
     except OSError as exc:
         return fail("lock", f"{path / 'LOCK'} cannot be opened: {exc.strerror}", "run as the worker's user")
     if owner is None:
         return ok("lock", "no worker runs on this data directory")
-    return ok("lock", f"the worker with pid {owner} runs on this data directory; a second one needs another VELTRIX_DATA_DIR")
+    if await livez(settings.sidecar_host, settings.sidecar_port) is not None:
+        return ok("lock", f"the worker with pid {owner} runs on this data directory; a second one needs another VELTRIX_DATA_DIR")
+    advice = "a second worker here refuses to start: stop the first, or set another VELTRIX_DATA_DIR"
+    return warn(
+        "lock", f"the worker with pid {owner} runs on this data directory, but does not answer on this sidecar port", advice
+    )
 
 
 async def check_sidecar(settings: Settings) -> Check:

@@ -11,6 +11,7 @@ import typer
 
 from app.cli import console, generate_screen, records, reset_screen, topics
 from app.cli import doctor as examining
+from app.cli import drain as draining
 from app.cli import reset as resetting
 from app.cli import send as sending
 from app.cli import tail as tailing
@@ -168,6 +169,31 @@ def reset(
     )
     if as_json:
         console.print_json({"dry_run": False} | resetting.done_json(done))
+
+
+@app.command()
+def drain(
+    instance: Annotated[str, typer.Option("--instance", help="Its group_instance_id. Empty: the one of the settings.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Even while its worker runs; that one then exits with status 70.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Act. Without it only what would happen is shown.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Take a static member out of the group (scale-down), so that the others get its partitions at once. Stop its worker first."""
+    settings, out = console.settings(), console.stdout()
+    plan = console.run(draining.plan_drain(settings, instance))
+    if not as_json:
+        draining.show(out, plan, settings.app_id)
+    if not yes:
+        if as_json:
+            console.print_json({"dry_run": True} | draining.plan_json(plan))
+        else:
+            out.print("\nNothing was changed. Add [bold]--yes[/] to do it.")
+        return
+    done = console.run(draining.carry_out(settings, plan, force=force))
+    if as_json:
+        console.print_json({"dry_run": False} | draining.plan_json(plan) | asdict(done))
+    else:
+        out.print(f"[green]done[/]  {draining.done_line(done)}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -58,9 +58,7 @@ class GroupAssignor(MemberAssignor):
         return f"veltrix-groups-{self._settings.transaction_groups}"
 
     def _perform_assignment(self, cluster: ClusterMetadata, member_metadata: MemberMetadataMapping) -> MemberAssignmentMapping:
-        members: dict[str, ClientMetadata] = {
-            member: self._get_client_metadata(metadata) for member, metadata in member_metadata.items()
-        }
+        members = {name: cast("ClientMetadata", ClientMetadata.loads(data.user_data)) for name, data in member_metadata.items()}
         self._update_member_urls(members)
         topics = _partitions_of(_topics_of_all({m: metadata.subscription for m, metadata in member_metadata.items()}), cluster)
         count = self._settings.transaction_groups

@@ -17,6 +17,7 @@ from app.engine.breaker import BreakerPolicy, Breakers
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import Delivery
+from app.engine.identity import check_not_lost
 from app.engine.journal import CrashJournal
 from app.engine.lane import Fatal, Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
@@ -105,11 +106,11 @@ class Engine:
     def restore(self, changelog: str, partition: int, records: Sequence[Record], next_offset: int) -> None:
         """Write changelog records that were read during recovery; ``next_offset``: the reader's position."""
         store = self.stores.get((changelog, partition))
-        if store is None or not records:
+        lane = LaneId(self.changelogs[changelog].name, partition)
+        if store is None or lane in self.lanes or not records:  # a running lane is the only writer of its store
             return
         store.restore(records, next_offset)
         size = sum(len(record.value or b"") + len(record.key or b"") for record in records)
-        lane = LaneId(self.changelogs[changelog].name, partition)
         self._parts.observer.restored(lane, len(records), size)
 
     # -- lanes: opened when recovery is complete, closed before a rebalance or stop --------------------
@@ -154,6 +155,7 @@ class Engine:
 
     def _start_offset(self, tp: TopicPartition, progress: Progress, position: SourcePosition) -> int:
         topic, partition = tp
+        check_not_lost(topic, partition, position.committed, position.begin, progress.changelog_offset)
         applied = progress.next_offset(topic)
         if applied > position.end:
             raise SourceShrank(topic, partition, applied, position.end)

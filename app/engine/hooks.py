@@ -81,6 +81,7 @@ _PLAIN = (int, float, str, bytes, type(None), list)
 # One line a hook, as `python -m app.engine.hooks` prints it.
 HOOKS: tuple[Hook, ...] = (
     *_of("faust.transport.consumer:Consumer", FAUST, {
+        "on_partitions_assigned": ("(self, assigned, generation_id=0)", "8cee14735fb5d8ea", "takes transactional ids over before Faust reads offsets and changelogs"),
         "_drain_messages": ("(self, fetcher)", "292ceca32fb5f90c", "hands fetched records to lanes, a list at a time, instead of one callback per message"),
         "pause_partitions": ("(self, tps)", "d0f9e0e6afbab671", "also pauses at the broker; Faust goes on fetching"),
         "resume_partitions": ("(self, tps)", "91deaa77fada87bb", "also resumes at the broker"),
@@ -108,6 +109,7 @@ HOOKS: tuple[Hook, ...] = (
         "on_partitions_assigned": ("(self, assigned, generation_id=0)", "35e870601064f139", "no second thread to cross"),
     }),
     *_of("faust.transport.drivers.aiokafka:AIOKafkaConsumerThread", FAUST, {
+        "on_start": ("(self)", "1e2e890ab3b51f83", "after it, watches the membership"),
         "_create_worker_consumer": ("(self, transport)", "80377d303e50d401", "shorter fetch wait"),
         "_consumer": ("", "dc937b59892604f5", "read: aiokafka's consumer, stopped in on_stop"),
         "_ensure_consumer": ("(self)", "7ad1994abb323d86", "called: aiokafka's consumer"),
@@ -146,6 +148,7 @@ HOOKS: tuple[Hook, ...] = (
         "_new_store": ("(self)", "2abc62ec2c552d6d", "ours"),
     }),
     *_of("faust.stores.base:Store", FAUST, {
+        "on_recovery_completed": ("(self, active_tps, standby_tps)", "40cb2769481e3800", "checks topic ids before lanes open"),
         "persisted_offset": ("(self, tp)", "6734a331e022455f", "from the engine's store"),
         "on_rebalance": ("(self, assigned, revoked, newly_assigned, generation_id=0)", "df81dbc35aa89696", "opens and closes the engine's stores"),
     }),
@@ -156,6 +159,10 @@ HOOKS: tuple[Hook, ...] = (
         "reset_state": ("(self)", "d173536a2222835b", "nothing is kept"),
     }),
     *_of("faust.tables.recovery:Recovery", FAUST, {
+        "_build_highwaters": ("(self, consumer, tps, destination, title)", "a0e62c92172d0c8b", "a table ahead of its changelog is refused"),
+        "on_rebalance": ("(self, assigned, revoked, newly_assigned, generation_id=0)", "d983305ee5cedbbd", "drops stale standbys"),
+        "on_recovery_completed": ("(self, generation_id=0)", "6f5a50571ed648c5", "relied on: runs before perform_seek"),
+        "standby_remaining_total": ("(self)", "09e6dbc895680349", "relied on"),
         "_set_recovery_started": ("(self)", "213cb0e912f241a0", "notes start and total for progress"),
         "_set_recovery_ended": ("(self)", "2c2f08980c1b4886", "notes the end for progress"),
         "_slurp_changelogs": ("(self)", "a0fe139f418cfa8c", "only watches for the end: records go straight to RocksDB"),
@@ -210,7 +217,36 @@ HOOKS: tuple[Hook, ...] = (
         "__len__": ("(self)", "e51ae16a6a1d3903", "estimate of all partitions"),
     }),
     *_of("aiokafka:AIOKafkaConsumer", AIOKAFKA, {
+        "_coordinator": ("", "248ff1031ac3126f", "read: the group coordinator to watch and to ask"),
+        "_fetcher": ("", "248ff1031ac3126f", "read: whether it still fetches"),
         "_fetch_max_wait_ms": ("", "248ff1031ac3126f", "Faust passes 1500 ms and has no setting"),
+    }),
+    *_of("faust.assignor.partition_assignor:PartitionAssignor", FAUST, {
+        "_perform_assignment": ("(self, cluster, member_metadata)", "7970cf917c7bd507", "exactly once: whole transaction groups"),
+        "_url": ("(self)", "0ece03486cbf2d31", "a member's name, which must survive its restart; the original is the web server's"),
+        "name": ("(self)", "c9690b8f47c9f9ba", "exactly once: the broker refuses members that assign in another way"),
+        "_update_member_urls": ("(self, clients_metadata)", "0415a2cacb8d5be8", "called: names for the distribution"),
+        "_protocol_assignments": ("(self, assignments, cl_distribution, tp_distribution, topic_groups)", "f3bc00fc99ecc9ca", "called: packs the assignments"),
+        "_get_changelog_distribution": ("(self, assignments)", "d4ce0b1e8c3e9a15", "called: who has which changelog partition"),
+        "_get_external_topic_distribution": ("(self, assignments)", "2a69574a5aa0c097", "called: who has which source partition"),
+    }),
+    *_of("aiokafka.consumer.group_coordinator:GroupCoordinator", AIOKAFKA, {
+        "_send_req": ("(self, request)", "5a71e1ccc44b1dc8", "sees the answers that say a static member is none any more"),
+        "_on_join_complete": ("(self, generation, member_id, protocol, member_assignment_bytes)", "230498ba0b2434e1", "does not take an assignment made for other topics"),
+        "_do_rejoin_group": ("(self, subscription)", "96df7d8d8d4d7508", "leaving for a new membership is not joining"),
+        "_push_error_to_user": ("(self, exc)", "56aab1a87cc6b1d3", "ends the worker; the original waits for a getmany that may never come"),
+        "_coordination_task": ("", "d2953c38be43a06a", "ends the worker when it ended"),
+        "_closing": ("", "d2953c38be43a06a", "read: a clean stop"),
+        "_max_poll_interval": ("", "d2953c38be43a06a", "no limit: a member without partitions has nothing to poll"),
+        "_group_instance_id": ("", "d2953c38be43a06a", "read: static or not"),
+        "_session_timeout_ms": ("", "d2953c38be43a06a", "read: for a message"),
+        "_subscription": ("", "9d8f1437dac6fabb", "read: topics subscribed"),
+    }),
+    *_of("aiokafka.admin:AIOKafkaAdminClient", AIOKAFKA, {
+        "_send_request": ("(self, request, node_id=None)", "923759214b3cd764", "called: requests with group.instance.id"),
+    }),
+    *_of("aiokafka.conn:AIOKafkaConnection", AIOKAFKA, {
+        "send": ("(self, request, expect_response=True)", "800e0e9b027e30e1", "a reset connection is an error of the connection, under uvloop too"),
     }),
     *_of("aiokafka.consumer.fetcher:PartitionRecords", AIOKAFKA, {
         "_tp": ("", "c83eea057b6e8d45", "read: which partition"),

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import zlib
 from collections.abc import Callable, Iterable
 from typing import Any, Final, cast
 
@@ -32,7 +33,6 @@ from aiokafka.errors import InconsistentGroupProtocolError, KafkaError
 from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 from faust.assignor.client_assignment import ClientMetadata
-from faust.assignor.partition_assignor import PartitionAssignor
 
 from app.kafka_groups import FENCED_INSTANCE_ID, UNKNOWN_MEMBER_ID, LeaveStaticMemberRequest, StaticHeartbeatRequest
 
@@ -113,7 +113,7 @@ class Membership:
 
     async def _take_assignment(self, generation: int, member_id: str, protocol: str, raw: bytes) -> None:
         assignment = ConsumerProtocol.ASSIGNMENT.decode(raw)
-        metadata = cast("ClientMetadata", ClientMetadata.loads(PartitionAssignor._decompress(assignment.user_data)))
+        metadata = cast("ClientMetadata", ClientMetadata.loads(zlib.decompress(assignment.user_data)))
         differing = stale_topics(
             self._coordinator._subscription.topics, metadata.topic_groups, (topic for topic, _ in assignment.assignment)
         )

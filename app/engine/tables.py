@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 import faust
@@ -10,7 +11,9 @@ from faust.stores.base import Store
 from faust.tables.manager import TableManager
 from faust.types import TP
 
+from app.engine import guard
 from app.engine.engine import Engine
+from app.engine.identity import ChangelogRecreated, SourceRecreated, TopicIds, stamp_changelog, stamp_sources
 from app.engine.recovery import EngineRecovery
 
 if TYPE_CHECKING:
@@ -38,12 +41,35 @@ class EngineStore(Store[bytes, bytes]):
         return None if offset < 0 else offset
 
     async def on_rebalance(self, assigned: set[TP], revoked: set[TP], newly_assigned: set[TP], generation_id: int = 0) -> None:
-        """Close what was given away, open what came; runs before recovery asks for persisted offsets."""
+        """Close what was given away, open what came; runs before recovery asks for persisted offsets.
+
+        Standbys are among them: one that becomes active, and an active one that becomes standby, is in neither set
+        of changes and keeps its open store.
+        """
         topic = self.table.changelog_topic.get_topic_name()
         for partition in self._changelog_partitions(revoked):
             self._engine.close_store(topic, partition)
+        tables = cast("EngineTables", self.app.tables)
         for partition in self._changelog_partitions(assigned):
-            self._engine.open_store(topic, partition)
+            store = self._engine.open_store(topic, partition)
+            try:
+                stamp_changelog(store, topic, partition, tables.topic_ids)
+            except ChangelogRecreated as exc:
+                tables.refuse(str(exc))
+
+    async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:
+        """Check where the restored offsets come from; runs before the lanes open."""
+        topic = self.table.changelog_topic.get_topic_name()
+        tables = cast("EngineTables", self.app.tables)
+        source = self._engine.changelogs[topic].source
+        sources = {source: tables.topic_ids[source]} if source in tables.topic_ids else {}
+        for partition in self._changelog_partitions(active_tps):
+            store = self._engine.open_store(topic, partition)
+            try:
+                stamp_changelog(store, topic, partition, tables.topic_ids)  # a reset record has wiped it
+                stamp_sources(store, partition, sources)
+            except (ChangelogRecreated, SourceRecreated) as exc:
+                tables.refuse(str(exc))  # Faust never looks at what this raises
 
     async def on_stop(self) -> None:
         """Release every lock; lanes were stopped before."""
@@ -93,6 +119,11 @@ class EngineTable(faust.Table):  # type: ignore[type-arg] # Faust's Table is gen
 
 class EngineTables(TableManager):
     """Faust's table manager with the engine's recovery."""
+
+    #: Kafka's ids of changelogs and sources, set at boot; empty: nothing is checked.
+    topic_ids: TopicIds = MappingProxyType({})
+    #: Ends the process before it works on state that is not its own.
+    refuse: Callable[[str], None] = staticmethod(guard.refuse)
 
     @property
     def recovery(self) -> EngineRecovery:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 from aiokafka import TopicPartition
+from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import DeadLetterEncoder
@@ -221,7 +222,10 @@ class TransactionGroup:
         finds a successor that came in between, which then has been fenced, replaces its producer too, and stays.
         """
         await self._check_membership()
-        await self._producer.stop()
+        try:
+            await self._producer.stop()
+        except KafkaError:  # fenced in the middle of a request; the next start ends what it left
+            log.info("failed_producer_stopped", group=self.number)
         self._producer = self._parts.new_producer(f"{self._parts.app_id}-{self.number}")
         await self._producer.start()
         await self._check_membership()

@@ -87,9 +87,24 @@ def test_a_lock_is_only_held_while_its_worker_runs(tmp_path: Path) -> None:
     assert doctor_machine.lock_owner(tmp_path) is None
     handle = lock_data_dir(tmp_path)
     assert doctor_machine.lock_owner(tmp_path) == str(os.getpid())
-    assert f"pid {os.getpid()}" in doctor_machine.check_lock(tmp_path).detail
     handle.close()
     assert doctor_machine.lock_owner(tmp_path) is None
+
+
+@pytest.mark.parametrize(("sidecar", "status"), [(200, "ok"), (503, "ok"), (None, "warn")])
+async def test_a_locked_directory_is_fine_if_it_is_the_worker_of_these_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sidecar: int | None, status: str
+) -> None:
+    async def livez(host: str, port: int) -> int | None:
+        return sidecar
+
+    monkeypatch.setattr(doctor_machine, "livez", livez)
+    settings = Settings(data_dir=tmp_path)
+    assert (await doctor_machine.check_lock(settings)).status == "ok"
+    with lock_data_dir(tmp_path):
+        check = await doctor_machine.check_lock(settings)
+    assert (check.status, f"pid {os.getpid()}" in check.detail) == (status, True)
+    assert ("another VELTRIX_DATA_DIR" in check.advice) == (status == "warn")
 
 
 def test_looking_at_a_lock_does_not_keep_it(tmp_path: Path) -> None:

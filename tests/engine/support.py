@@ -13,7 +13,7 @@ from rocksdict import Cache, WriteBufferManager
 from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
-from app.engine.delivery import AtLeastOnce
+from app.engine.delivery import AtLeastOnce, Delivery
 from app.engine.engine import Engine, EngineParts
 from app.engine.lane import Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
@@ -187,14 +187,15 @@ def new_rig(
     delivery: FakeDelivery | None = None,
     hot: int = 1000,
     lane: LaneId = LANE,
+    settle_by: Delivery | None = None,
     **limits: Any,
 ) -> Rig:
-    """A lane that is not started yet; positions are those of ``store``."""
+    """A lane that is not started yet; positions are those of ``store``. At least once unless ``settle_by`` is given."""
     bounds, pauses = lane_limits(**limits), list[bool]()
     delivery, observer, listener, fatal = delivery or FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
     state = LaneState(store, hot)
     computer = Computer(lane, body, None, state, bounds.batch_bytes)
-    parts = LaneParts(computer, state, AtLeastOnce(delivery, dead_letter), observer, listener, fatal, pauses.append)
+    parts = LaneParts(computer, state, settle_by or AtLeastOnce(delivery, dead_letter), observer, listener, fatal, pauses.append)
     progress = Progress(store.marker(), store.changelog_offset())
     progress.committed[SOURCE] = -1
     return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))

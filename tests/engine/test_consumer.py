@@ -69,14 +69,18 @@ async def wired(tmp_path: Path) -> AsyncIterator[Wired]:
 # -- fetch --------------------------------------------------------------------------------------------
 
 
-async def test_source_records_go_to_their_lanes_and_changelog_records_to_restore(wired: Wired) -> None:
+async def test_source_records_go_to_their_lanes_and_changelog_records_to_the_stores_without_one(wired: Wired) -> None:
     await wired.open(S0, S1)
-    wired.assign(S0, S1, C0)
-    wired.thread.fetched = [{S0: events(0, 2), S1: [event(5)], C0: [FakeRecord(b"7", b"cx", 3)]}]
+    warm = TP(CHANGELOG, 3)  # a standby
+    wired.rig.engine.open_store(*warm)
+    wired.assign(S0, S1, C0, warm)
+    stale = FakeRecord(b"7", b"cx", 3)
+    wired.thread.fetched = [{S0: events(0, 2), S1: [event(5)], C0: [stale], warm: [FakeRecord(b"7", b"cx", 3)]}]
     await wired.consumer._drain_once()
     await wired.rig.acknowledge_all()
     assert wired.rig.engine.committable() == {S0: 2, S1: 6}
-    assert wired.rig.engine.stores[CHANGELOG, 0].get(b"cx") == b"7"
+    assert wired.rig.engine.stores[warm].get(b"cx") == b"7"
+    assert wired.rig.engine.stores[CHANGELOG, 0].get(b"cx") is None, "a lane is the only writer of its store"
 
 
 async def test_a_changelog_batch_is_restored_up_to_its_last_offset(wired: Wired) -> None:
@@ -203,6 +207,8 @@ async def test_lanes_open_and_read_on_from_the_greater_of_committed_and_applied(
     assert sorted(lane.partition for lane in wired.rig.engine.lanes) == [0, 1]
     wired.rig.delivery.acknowledge = True
     wired.rig.engine.submit(SOURCE, 0, events(2, 9))
+    await settle()
+    wired.rig.engine.submit(SOURCE, 1, events(2, 3))
     await settle()
     wired.thread.client.group = {S0: 5, S1: 30}
     assert await wired.consumer.seek_to_committed() == {S0: 9, S1: 30}

@@ -8,7 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.engine.api import RESET_KEY
-from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, decode_marker, decode_offset, encode_marker, encode_offset
+from app.engine.marker import (
+    CHANGELOG_ID_KEY,
+    MARKER_KEY,
+    OFFSET_KEY,
+    REPAIR_KEY,
+    SOURCE_IDS_KEY,
+    Marker,
+    decode_marker,
+    decode_offset,
+    decode_topic_ids,
+    encode_marker,
+    encode_offset,
+    encode_topic_ids,
+)
 from app.engine.status import Ledger
 
 offsets = st.dictionaries(st.text(max_size=20), st.integers(0, 2**62), max_size=3)
@@ -45,10 +58,19 @@ def test_the_ledger_has_every_outcome() -> None:
     assert ledger.residue == 21 - 15
 
 
-@given(st.integers(0, 2**63))
+@given(st.integers(-1, 2**63 - 1))
 def test_an_offset_survives_the_round_trip(offset: int) -> None:
     assert decode_offset(encode_offset(offset)) == offset
     assert len(encode_offset(offset)) == 8
+
+
+@given(st.dictionaries(st.text(max_size=20), st.binary(min_size=16, max_size=16), max_size=3))
+def test_topic_ids_survive_the_round_trip(ids: dict[str, bytes]) -> None:
+    assert decode_topic_ids(encode_topic_ids(ids)) == ids
+
+
+def test_a_table_that_was_never_stamped_knows_no_ids() -> None:
+    assert decode_topic_ids(None) == {}
 
 
 def test_no_offset_is_before_the_first() -> None:
@@ -56,6 +78,6 @@ def test_no_offset_is_before_the_first() -> None:
 
 
 def test_engine_keys_are_distinct_and_outside_every_view() -> None:
-    keys = {MARKER_KEY, RESET_KEY, OFFSET_KEY}
-    assert len(keys) == 3
+    keys = {MARKER_KEY, RESET_KEY, OFFSET_KEY, REPAIR_KEY, CHANGELOG_ID_KEY, SOURCE_IDS_KEY}
+    assert len(keys) == 6
     assert all(key.startswith(b"\0") for key in keys)

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 from faust.types import TP
 
+from app.engine.api import RESET_KEY
 from app.engine.faust_app import new_faust_app
-from app.engine.tables import EngineStore, EngineTable, TableIsTheEngines
-from tests.engine.support import EngineRig
+from app.engine.marker import CHANGELOG_ID_KEY, MARKER_KEY, SOURCE_IDS_KEY, Marker, decode_topic_ids, encode_marker
+from app.engine.tables import EngineStore, EngineTable, EngineTables, TableIsTheEngines
+from tests.engine.support import SOURCE, EngineRig
+from tests.fakes import FakeRecord
 
 CHANGELOG = "veltrix-count-changelog"
 
@@ -111,3 +114,65 @@ async def test_its_length_is_an_estimate_over_all_partitions(data: EngineStore, 
     for partition in range(2):
         rig.engine.open_store(CHANGELOG, partition).apply({b"k%d" % n: b"" for n in range(10)}, 0)
     assert 20 <= len(data) <= 24
+
+
+# -- whose topics these are ---------------------------------------------------------------------------
+
+OLD, NEW = bytes(range(16)), bytes(range(16, 32))
+
+
+@pytest.fixture
+def refusals(table: EngineTable) -> list[str]:
+    """What would have ended the process."""
+    said = list[str]()
+    tables(table).refuse = said.append
+    return said
+
+
+def tables(table: EngineTable) -> EngineTables:
+    """The manager of the table."""
+    return table.app.tables  # type: ignore[return-value]
+
+
+async def test_a_recreated_changelog_refuses_actives_and_standbys_alike(
+    data: EngineStore, table: EngineTable, refusals: list[str]
+) -> None:
+    tables(table).topic_ids = {CHANGELOG: OLD}
+    await rebalance(data, tps(0, 1), tps())
+    assert refusals == []
+    tables(table).topic_ids = {CHANGELOG: NEW}
+    await rebalance(data, tps(0, 1), tps())
+    assert [f"{CHANGELOG}[{partition}] was re-created" in refusals[partition] for partition in (0, 1)] == [True, True]
+
+
+async def test_a_recreated_source_refuses_once_the_table_is_restored(
+    data: EngineStore, table: EngineTable, rig: EngineRig, refusals: list[str]
+) -> None:
+    marker = encode_marker(Marker({SOURCE: 5}))
+    rig.engine.open_store(CHANGELOG, 0).apply({MARKER_KEY: marker}, 0)
+    for topic_id in (OLD, OLD, NEW):
+        assert refusals == []
+        tables(table).topic_ids = {SOURCE: topic_id}
+        await data.on_recovery_completed(tps(0), tps(1))
+    assert len(refusals) == 1
+    assert f"{SOURCE}[0] was re-created" in refusals[0]
+    assert (CHANGELOG, 1) not in rig.engine.stores, "a standby applies no source"
+
+
+async def test_without_ids_nothing_is_stamped_and_nothing_refused(data: EngineStore, rig: EngineRig, refusals: list[str]) -> None:
+    await rebalance(data, tps(0), tps())
+    await data.on_recovery_completed(tps(0), tps())
+    store = rig.engine.stores[CHANGELOG, 0]
+    assert (refusals, store.get(CHANGELOG_ID_KEY), store.get(SOURCE_IDS_KEY)) == ([], None, None)
+
+
+async def test_a_table_wiped_by_a_reset_during_recovery_is_stamped_again(
+    data: EngineStore, table: EngineTable, rig: EngineRig, refusals: list[str]
+) -> None:
+    tables(table).topic_ids = {CHANGELOG: OLD, SOURCE: OLD}
+    await rebalance(data, tps(0), tps())
+    rig.engine.restore(CHANGELOG, 0, [FakeRecord(b"epoch", RESET_KEY, 4)], 5)
+    await data.on_recovery_completed(tps(0), tps())
+    store = rig.engine.stores[CHANGELOG, 0]
+    assert (store.get(CHANGELOG_ID_KEY), decode_topic_ids(store.get(SOURCE_IDS_KEY))) == (OLD, {SOURCE: OLD})
+    assert (store.changelog_offset(), refusals) == (4, [])

@@ -253,10 +253,13 @@ async def test_it_starts_and_stops_as_a_plain_service_without_a_thread(
             stopped.append(True)
 
     monkeypatch.setattr(thread, "_create_consumer", lambda loop: Client())
+    watched: list[object] = []
+    monkeypatch.setattr("app.engine.membership.install", lambda client, *ends: watched.append(client))
     assert await asyncio.wait_for(thread.maybe_start(), 1) is True
     assert await asyncio.wait_for(thread.maybe_start(), 1) is False
     assert thread.started
     assert thread._thread is None
+    assert [type(client) for client in watched] == [Client]
     await asyncio.wait_for(thread.stop(), 2)
     assert stopped == [True]
     assert thread.should_stop

@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
 
-EXACTLY_ONCE = {"processing_guarantee": "exactly_once"}
+EXACTLY_ONCE: dict[str, Any] = {"processing_guarantee": "exactly_once"}
 
 
 def test_20_000_mixed_events_come_out_once(topics: MakeTopics, worker: StartWorker) -> None:
