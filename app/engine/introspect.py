@@ -14,7 +14,7 @@ from faust.types import TP
 from app.engine.api import LaneId
 from app.engine.faust_app import EngineApp
 from app.engine.lane import Lane
-from app.engine.status import LaneStatus, Phase, RecoveryStatus
+from app.engine.status import LaneStatus, Phase, RecoveryStatus, StandbyStatus
 from app.engine.tables import EngineTables
 
 NOTHING_KNOWN: Final[Mapping[tuple[str, int], int]] = MappingProxyType({})
@@ -56,6 +56,10 @@ class RunningEngine:
     def recovery(self) -> RecoveryStatus:
         """Progress of the current or last recovery."""
         return cast("EngineTables", self._app.tables).recovery.status()
+
+    def standbys(self) -> list[StandbyStatus]:
+        """Warm copies that this worker keeps for others, by changelog and partition."""
+        return cast("EngineTables", self._app.tables).recovery.standbys()
 
     def owns(self, lane: LaneId) -> bool:
         """The lane runs here."""

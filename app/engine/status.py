@@ -118,6 +118,10 @@ class EngineStatus(Protocol):
 
     def recovery(self) -> RecoveryStatus: ...
 
+    def standbys(self) -> list[StandbyStatus]:
+        """Warm copies that this worker keeps for others."""
+        ...
+
     def owns(self, lane: LaneId) -> bool:
         """The lane is assigned to this worker and restored."""
         ...

@@ -190,13 +190,17 @@ RECOVERY_REMAINING = Metric(
     "Not falling: the broker does not deliver; /livez fails after VELTRIX_STALL_TIMEOUT_MS.", (), "records",
 )
 RECOVERY_RESTORED = Metric(
-    "veltrix_recovery_restored_records_total", "counter", "Changelog records restored.", "Large after each restart: the data directory is lost.", (), "records",
+    "veltrix_recovery_restored_records_total", "counter", "Changelog records restored, and followed by standbys.", "A jump after each restart: the data directory is lost.", (), "records",
 )
 RECOVERY_BYTES = Metric(
     "veltrix_recovery_restored_bytes_total", "counter", "Changelog bytes restored.", "As veltrix_recovery_restored_records_total.", (), "bytes",
 )
 RECOVERY_RATE = Metric(
     "veltrix_recovery_records_per_second", "gauge", "Speed of the current or last restore.", "Below 50000: slow disk or broker.",
+)
+STANDBY_LAG = Metric(
+    "veltrix_standby_lag_records", "gauge", "Changelog records that the warm copy of another worker's table is behind.",
+    "Growing: this worker is too busy to follow; a fail-over to it restores that many records first.", ("agent", "partition"), "records",
 )
 LOOP_LAG = Metric(
     "veltrix_loop_lag_seconds", "histogram", "How late the event loop runs a timer; every 100 ms.",

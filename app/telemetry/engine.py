@@ -35,6 +35,9 @@ class EngineMetrics:
         yield m.RECOVERY_ACTIVE, (), float(recovery.active)
         yield m.RECOVERY_REMAINING, (), recovery.remaining
         yield m.RECOVERY_RATE, (), recovery.records_per_second
+        for standby in self._engine.standbys():
+            if standby.lag >= 0:  # an unknown lag is absent, not 0
+                yield m.STANDBY_LAG, (standby.lane.agent, str(standby.lane.partition)), standby.lag
 
 
 def _source(lane: LaneStatus) -> Iterator[m.Reading]:

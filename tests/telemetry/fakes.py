@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.engine.api import LaneId
-from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stall, UnitReport
+from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, StandbyStatus, Stall, UnitReport
 
 AGENT = "process_interactions"
 NOW_MS = 1_700_000_000_000
@@ -61,6 +61,7 @@ class FakeEngine:
     statuses: list[LaneStatus] = field(default_factory=lambda: [lane(0), lane(1)])
     restore: RecoveryStatus = field(default_factory=RecoveryStatus)
     table: dict[tuple[LaneId, bytes], bytes] = field(default_factory=dict)
+    copies: list[StandbyStatus] = field(default_factory=list)
 
     def phase(self) -> Phase:
         return self.now
@@ -73,6 +74,9 @@ class FakeEngine:
 
     def recovery(self) -> RecoveryStatus:
         return self.restore
+
+    def standbys(self) -> list[StandbyStatus]:
+        return self.copies
 
     def owns(self, lane: LaneId) -> bool:
         return any(status.lane == lane for status in self.statuses)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.engine.status import BreakerState, BreakerStatus, Ledger
+from app.engine.api import LaneId
+from app.engine.status import BreakerState, BreakerStatus, Ledger, StandbyStatus
 from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import EngineMetrics
 from app.telemetry.watch import WatchMetrics
@@ -96,3 +97,10 @@ def test_what_the_topics_of_a_lane_share_is_shown_once(scrape: Scrape) -> None:
     assert len(scrape.samples("veltrix_consumer_lag")) == 3
     for name in ("veltrix_ledger_residue", "veltrix_breaker_open", "veltrix_state_keys", "veltrix_lane_paused"):
         assert scrape.samples(name) == [(("agent", AGENT), ("partition", "0")), (("agent", AGENT), ("partition", "1"))]
+
+
+def test_a_standby_shows_how_far_behind_it_is_once_that_is_known(scrape: Scrape) -> None:
+    scrape.engine.copies = [StandbyStatus(LaneId(AGENT, 3), 17), StandbyStatus(LaneId(AGENT, 4), -1)]
+
+    assert scrape.value("veltrix_standby_lag_records", agent=AGENT, partition="3") == 17
+    assert scrape.value("veltrix_standby_lag_records", agent=AGENT, partition="4") is None
