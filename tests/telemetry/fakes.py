@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.engine.api import LaneId
-from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, StandbyStatus, Stall, UnitReport
+from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stall, StandbyStatus, UnitReport
 
 AGENT = "process_interactions"
 NOW_MS = 1_700_000_000_000
