@@ -38,6 +38,20 @@ class StoreLocked(Exception):
         self.path = path
 
 
+class StoreUnusable(Exception):
+    """A partition's RocksDB cannot be opened: no space, no permission, damaged. The message has RocksDB's reason.
+
+    Operator action: mend the disk; a damaged one may be deleted, and the table is restored from the changelog.
+    """
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(
+            f"{path} cannot be opened: {reason}. Free space or mend the disk; if it is damaged, delete this directory and "
+            "start again: the changelog restores it"
+        )
+        self.path = path
+
+
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
     """Memory budget: two write buffers per partition and a limit for all of them, one block cache for all."""
@@ -88,7 +102,7 @@ class PartitionStore:
         except Exception as exc:  # rocksdict raises bare Exception
             if "lock" in str(exc).lower():
                 raise StoreLocked(path) from exc
-            raise
+            raise StoreUnusable(path, str(exc)) from exc
 
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         """Values in the order of ``keys``, None for absent ones."""

@@ -15,6 +15,7 @@ from app.engine import guard
 from app.engine.engine import Engine
 from app.engine.identity import ChangelogRecreated, SourceRecreated, TopicIds, stamp_changelog, stamp_sources
 from app.engine.recovery import EngineRecovery
+from app.engine.store import StoreLocked, StoreUnusable
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
@@ -51,10 +52,10 @@ class EngineStore(Store[bytes, bytes]):
             self._engine.close_store(topic, partition)
         tables = cast("EngineTables", self.app.tables)
         for partition in self._changelog_partitions(assigned):
-            store = self._engine.open_store(topic, partition)
             try:
+                store = self._engine.open_store(topic, partition)
                 stamp_changelog(store, topic, partition, tables.topic_ids)
-            except ChangelogRecreated as exc:
+            except (ChangelogRecreated, StoreLocked, StoreUnusable, OSError) as exc:
                 tables.refuse(str(exc))
 
     async def on_recovery_completed(self, active_tps: set[TP], standby_tps: set[TP]) -> None:

@@ -50,7 +50,10 @@ class NotOurs(Exception):
     """This worker is not in its group any more: another one owns the transaction group. The process must end."""
 
     def __init__(self, group: int) -> None:
-        super().__init__(f"transaction group {group} belongs to another worker: this one is not in the consumer group any more")
+        super().__init__(
+            f"transaction group {group} belongs to another worker, or to nobody: this one was thrown out of the consumer group "
+            "(its session ended); the next start joins again"
+        )
 
 
 class TransactionalProducer(Protocol):

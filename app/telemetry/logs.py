@@ -20,6 +20,7 @@ from structlog.types import EventDict, Processor, WrappedLogger
 from app.settings import Settings
 from app.telemetry.ecs import ToEcs
 from app.telemetry.redaction import Redactor
+from app.telemetry.repeats import FewRepeats
 
 #: Libraries that tell at INFO what they do every few seconds, or what our own events say better.
 NOISY = ("aiokafka", "asyncio", "faust", "httpx", "kafka", "mode", "urllib3", "uvicorn")
@@ -56,7 +57,15 @@ def logging_config(settings: Settings) -> dict[str, Any]:
                 "processors": [structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderer(settings)],
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "stream": "ext://sys.stderr", "formatter": "veltrix"}},
+        "filters": {"few_repeats": {"()": FewRepeats}},
+        "handlers": {
+            "stderr": {
+                "class": "logging.StreamHandler",
+                "stream": "ext://sys.stderr",
+                "formatter": "veltrix",
+                "filters": ["few_repeats"],
+            }
+        },
         "loggers": {name: {"level": noise, "handlers": [], "propagate": True} for name in NOISY},
         "root": {"level": level, "handlers": ["stderr"]},
     }

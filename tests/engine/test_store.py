@@ -11,7 +11,7 @@ import pytest
 
 from app.engine.api import RESET_KEY
 from app.engine.marker import MARKER_KEY, OFFSET_KEY, Marker, encode_marker
-from app.engine.store import PartitionStore, StoreLocked, StoreOptions, partition_path
+from app.engine.store import PartitionStore, StoreLocked, StoreOptions, StoreUnusable, partition_path
 from app.settings import load_settings
 from tests.engine.support import open_store, small_options
 from tests.fakes import FakeRecord
@@ -137,12 +137,12 @@ def test_a_store_has_one_owner(store: PartitionStore) -> None:
     assert caught.value.path == store.path
 
 
-def test_a_file_in_the_way_is_not_called_a_lock(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_says_why_and_what_to_do(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_text("not a directory")
-    with pytest.raises(Exception) as caught:  # noqa: PT011 -- rocksdict raises bare Exception
+    with pytest.raises(StoreUnusable, match="the changelog restores it") as caught:
         PartitionStore(path, small_options())
-    assert not isinstance(caught.value, StoreLocked)
+    assert caught.value.path == path
 
 
 def test_reopening_keeps_everything(tmp_path: Path) -> None:
