@@ -26,12 +26,15 @@ worker: $(VENV_STAMP) ## One more worker beside a running demo  (N=2)
 	@$(BIN)/python -m deploy.local.worker --number $(N)
 
 ##@ Develop
-.PHONY: test test-unit lint format bench
-test: setup $(VENV_STAMP) $(JARS_STAMP) ## Unit tests, then integration tests on an own Kafka and Redis  (T=tests/engine ARGS=-x)
+.PHONY: test test-unit test-faults lint format bench
+test: setup $(VENV_STAMP) $(JARS_STAMP) ## Unit, integration and quick fault tests on an own Kafka and Redis  (T=tests/engine ARGS=-x)
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
 test-unit: $(VENV_STAMP) ## Unit tests alone: no service, a few seconds  (T= ARGS=)
 	@$(BIN)/python -m pytest -m "not integration and not process" $(T) $(ARGS)
+
+test-faults: setup $(VENV_STAMP) $(JARS_STAMP) ## Break things under load, count what comes out: an hour; docs/guarantees.md  (FAULT_SEED= FAULT_REPEAT= ARGS=-x)
+	@$(BIN)/python -m pytest tests/faults -m faults $(ARGS)
 
 lint: $(VENV_STAMP) ## ruff, its formatter, mypy --strict, import contracts
 	@$(BIN)/ruff check .
@@ -70,7 +73,7 @@ clean-all: clean ## ... and the virtual environment and the jars
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 $(VENV_STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

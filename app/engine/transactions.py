@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-#: How often a transaction is tried before the process ends (after about 20 s of waits); the next start tries again.
+#: How often brokers may refuse a transaction before the process ends (after about 20 s of waits); the next start tries again.
 ATTEMPTS = 10
 #: Wait before the second attempt, seconds; doubles each time, up to the longest.
 BACK_OFF_S = 0.1
@@ -172,6 +172,8 @@ class TransactionGroup:
             await asyncio.sleep(min(left, _NOTICE_S))
 
     async def _carry_through(self, work: list[Part]) -> None:
+        """Until it is committed. A broker that is away is waited for; what brokers refuse is tried ATTEMPTS times."""
+        refused = 0
         for attempt in itertools.count(1):
             try:
                 if attempt == 1 or not await self._take_back(work):
@@ -179,10 +181,11 @@ class TransactionGroup:
             except NotOurs:
                 raise
             except Exception as exc:
-                if attempt == ATTEMPTS:
+                refused += not getattr(exc, "retriable", False)
+                if refused == ATTEMPTS:
                     raise
                 log.warning("transaction_failed", group=self.number, attempt=attempt, reason=repr(exc))
-                await asyncio.sleep(min(BACK_OFF_S * 2 ** (attempt - 1), LONGEST_BACK_OFF_S))
+                await asyncio.sleep(min(BACK_OFF_S * 2 ** min(attempt - 1, 10), LONGEST_BACK_OFF_S))
             else:
                 return
 

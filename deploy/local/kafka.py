@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from deploy.local.java import find_java
-from deploy.local.kafka_config import server_properties
+from deploy.local.kafka_config import Proxied, server_properties
 from deploy.local.ports import LOOPBACK, free_ports, require_free
 from deploy.local.process import Command, ManagedProcess, tail
 
@@ -39,12 +39,28 @@ class LocalKafka:
         port: of the clients' listener; 0: any free one.
         config: broker settings that override the defaults in ``kafka_config``.
         heap_mb: fixed size of the Java heap.
+        controller_port: of the controllers' listener; 0: any free one.
+        cluster_id: written when the storage is formatted; empty: a random one.
+        advertised: port of a proxy: a second listener on ``behind_proxy`` sends its clients there; 0: none.
     """
 
-    def __init__(self, data_dir: Path, port: int = 0, config: Mapping[str, str] | None = None, heap_mb: int = 512) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        port: int = 0,
+        config: Mapping[str, str] | None = None,
+        heap_mb: int = 512,
+        *,
+        controller_port: int = 0,
+        cluster_id: str = "",
+        advertised: int = 0,
+    ) -> None:
         self.data_dir = data_dir.resolve()
-        first, self._controller_port = free_ports(2)
+        first, second, third = free_ports(3)
         self.port = port or first
+        self._controller_port = controller_port or second
+        self._proxied = Proxied(third, advertised) if advertised else None
+        self._cluster_id = cluster_id
         self._config = dict(config or {})
         self._heap_mb = heap_mb
         self._process: ManagedProcess | None = None
@@ -60,31 +76,65 @@ class LocalKafka:
         return self._process.pid
 
     @property
+    def behind_proxy(self) -> int:
+        """Port to which a proxy must forward.
+
+        Raises:
+            KafkaError: there is no such listener.
+        """
+        if self._proxied is None:
+            raise KafkaError("Kafka was made without `advertised`: it has no listener for a proxy")
+        return self._proxied.port
+
+    @property
     def log(self) -> Path:
         return self.data_dir / "kafka.log"
 
     def is_running(self) -> bool:
         return self._process is not None and self._process.is_running()
 
+    def wait(self, timeout_s: float) -> int | None:
+        """Exit status once it ended by itself, None if it still runs after ``timeout_s`` or never ran."""
+        return None if self._process is None else self._process.wait(timeout_s)
+
     def start(self) -> None:
-        """Format storage if it is new, start, wait until the broker answers.
+        """``prepare``, ``launch``, ``wait_ready``; raises what they raise."""
+        self.prepare()
+        self.launch()
+        self.wait_ready()
+
+    def prepare(self) -> None:
+        """Write the configuration, and format the storage if it is new.
 
         Raises:
             KafkaError, JavaError: jars, Java or the storage are not usable.
-            PortTakenError: another process listens on its port.
-            ProcessError: it did not come up; holds the end of its log.
         """
-        require_free(self.port)
         self.data_dir.mkdir(parents=True, exist_ok=True)
-        self._properties.write_text(
-            server_properties(self.data_dir, self.port, self._controller_port, self._config), encoding="utf-8"
-        )
+        text = server_properties(self.data_dir, self.port, self._controller_port, self._config, self._proxied)
+        self._properties.write_text(text, encoding="utf-8")
         if not (self.data_dir / "logs" / "meta.properties").exists():
             self._format()
+
+    def launch(self) -> None:
+        """Start on prepared storage and return at once.
+
+        Raises:
+            PortTakenError: another process listens on its port.
+        """
+        require_free(self.port)
         java = _java_command(self._heap_mb)
         self._process = ManagedProcess(Command("Kafka", [*java, "kafka.Kafka", str(self._properties)], self.log, cwd=self.data_dir))
         self._process.start()
-        self._process.wait_until(self._answers, START_TIMEOUT_S)
+
+    def wait_ready(self, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Wait until the launched broker answers.
+
+        Raises:
+            ProcessError: it did not come up; holds the end of its log.
+        """
+        if self._process is None:
+            raise KafkaError("Kafka is not started")
+        self._process.wait_until(self._answers, timeout_s)
 
     def stop(self) -> None:
         """SIGTERM (a controlled shutdown), SIGKILL if it takes longer than 20 s."""
@@ -95,6 +145,16 @@ class LocalKafka:
         """SIGKILL, as a power cut would."""
         if self._process is not None:
             self._process.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers, as in a very long garbage collection."""
+        if self._process is not None:
+            self._process.pause()
+
+    def resume(self) -> None:
+        """SIGCONT."""
+        if self._process is not None:
+            self._process.resume()
 
     def restart(self) -> None:
         """Stop, then start on the same data and ports."""
@@ -113,7 +173,7 @@ class LocalKafka:
         return self.data_dir / "server.properties"
 
     def _format(self) -> None:
-        cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
+        cluster_id = self._cluster_id or new_cluster_id()
         # The equals sign: a random id may begin with a hyphen.
         tool = ["kafka.tools.StorageTool", "format", f"--cluster-id={cluster_id}", "--config", str(self._properties)]
         with self.log.open("ab") as log:
@@ -132,6 +192,11 @@ class LocalKafka:
 
     def _answers(self) -> bool:
         return answers_api_versions(self.port)
+
+
+def new_cluster_id() -> str:
+    """A random one in Kafka's form: 16 bytes, URL-safe base64 without padding."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
 
 
 def answers_api_versions(port: int) -> bool:

@@ -136,8 +136,17 @@ class ManagedProcess:
         """SIGTERM, then SIGKILL for its whole group after ``timeout_s``. Exit status, None if it never ran."""
         if self.is_running():
             self.signal(signal.SIGTERM)
+            self.resume()  # a paused process keeps SIGTERM for later
             self.wait(timeout_s)
         return self.kill()
+
+    def pause(self) -> None:
+        """SIGSTOP: it keeps its memory, connections and files, and does nothing, until ``resume``."""
+        self.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """SIGCONT; nothing when it is not paused."""
+        self.signal(signal.SIGCONT)
 
     def kill(self) -> int | None:
         """SIGKILL for it and its descendants; returns when it is gone. Exit status, None if it never ran."""
