@@ -165,6 +165,11 @@ def test_of_two_holders_of_one_id_the_older_one_ends_and_says_why(guarantee: str
         time.sleep(1)
         second = worker(settings, group_instance_id="pod-0")
         assert first.wait(10) == 70
+        time.sleep(1)
+    if guarantee == "at_least_once" and not second.is_running():
+        # The older one wrote to the changelog once more before it knew: the younger one cannot tell who is right.
+        assert "another worker writes to it too" in second.log.read_text()
+        second = worker(settings, run_dir=second.run_dir, group_instance_id="pod-0")
 
     log = first.log.read_text()
     assert "another worker uses group_instance_id pod-0" in log
@@ -186,7 +191,7 @@ def test_a_static_worker_that_was_away_too_long_ends_instead_of_joining_again(to
         os.kill(first.pid, signal.SIGCONT)
 
     assert first.wait(10) == 70
-    assert "thrown out of group" in first.log.read_text()
+    assert "stood still for" in first.log.read_text()  # its own fence is quicker than the broker's answer
 
 
 def test_a_static_member_that_stopped_keeps_its_partitions_until_it_is_drained(topics: MakeTopics, worker: StartWorker) -> None:

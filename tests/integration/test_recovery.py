@@ -28,7 +28,7 @@ WAIT_S = 60.0
 def test_a_compacted_changelog_restores_the_same_state(topics: MakeTopics, worker: StartWorker, tmp_path: Path) -> None:
     with LocalKafka(tmp_path / "kafka", config={"log.cleaner.backoff.ms": "200"}) as kafka:
         settings, sent = topics(kafka_bootstrap=kafka.bootstrap), truth.Sent()
-        _configure(settings, {"segment.ms": "300", "min.cleanable.dirty.ratio": "0.01"})
+        _configure(settings, {"segment.ms": "300", "min.cleanable.dirty.ratio": "0.01", "min.compaction.lag.ms": "0"})
         first = worker(settings)
         events = truth.clicks(12_000, "compact", users=50)
         truth.send(settings, events[:8_000], sent, rate=2_000)  # spread over several segments

@@ -73,7 +73,7 @@ def test_a_flood_of_poison_pauses_the_partition_and_nothing_is_lost(topics: Make
     poison(settings, 1_000)
 
     until(lambda: degraded(one) == ["breaker"])
-    held = until(lambda: (row := lane(one))["breaker"]["state"] == "open" and row)
+    held = until(lambda: (row := lane(one))["breaker"]["state"] == "open" and row["paused"] and row)
     assert (held["held_by"], held["paused"]) == ("breaker", True)
     assert held["next_offset"] < 500, "most of it waits in Kafka"
     assert metric(one, "veltrix_breaker_open") == 1
