@@ -83,8 +83,8 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
         broker_client_id=f"{settings.app_id}-worker",
         broker_session_timeout=settings.kafka_session_timeout_ms / 1000,
         broker_heartbeat_interval=settings.kafka_heartbeat_interval_ms / 1000,
-        broker_request_timeout=max(settings.kafka_request_timeout_ms, settings.kafka_session_timeout_ms)
-        / 1000,  # else Faust refuses
+        # Faust refuses a request timeout below the session timeout.
+        broker_request_timeout=max(settings.kafka_request_timeout_ms, settings.kafka_session_timeout_ms) / 1000,
         broker_commit_interval=settings.commit_interval_ms / 1000,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=settings.fetch_max_partition_bytes,
