@@ -70,7 +70,7 @@ def read(settings: Settings, topic: str) -> list[Message]:
     messages: list[Message] = []
     ended: set[int | None] = set()
     while len(ended) < settings.partitions:
-        for message in consumer.consume(10_000, 1.0):
+        for message in consumer.consume(10_000, 0.1):
             if message.error():
                 ended.add(message.partition())
             else:
