@@ -180,7 +180,9 @@ def start() -> Iterator[Start]:
     def begin(loop: str, limit_s: float = 1.0, with_signal: str = "on") -> Process:
         command = [sys.executable, "-m", "tests.engine.fenced_process", loop, str(limit_s), with_signal]
         pipe = subprocess.PIPE
-        started.append(Process(subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT)))
+        # A session of its own: a stopped process in ours would get us all a SIGHUP if the shell above went away.
+        popen = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=subprocess.STDOUT, start_new_session=True)
+        started.append(Process(popen))
         assert started[-1].line() == b"ready\n"
         return started[-1]
 
