@@ -18,6 +18,7 @@ from pathlib import Path
 
 GUARD = Path(__file__).with_name("guard.py")
 POLL_S = 0.05
+PAUSE_S = 2.0
 KILL_TIMEOUT_S = 10.0
 TAIL_LINES = 25
 
@@ -141,8 +142,14 @@ class ManagedProcess:
         return self.kill()
 
     def pause(self) -> None:
-        """SIGSTOP: it keeps its memory, connections and files, and does nothing, until ``resume``."""
+        """SIGSTOP: it keeps its memory, connections and files, and does nothing, until ``resume``.
+
+        Returns when each thread stands still: one on another core may answer for a moment after the signal.
+        """
         self.signal(signal.SIGSTOP)
+        deadline = time.monotonic() + PAUSE_S
+        while not _stands_still(self.pid) and time.monotonic() < deadline:
+            time.sleep(0.005)
 
     def resume(self) -> None:
         """SIGCONT; nothing when it is not paused."""
@@ -181,3 +188,14 @@ def own(path: Path, user: str | None) -> None:
 
 def _user_for(user: str | None) -> str:
     return user if user is not None and os.geteuid() == 0 else "-"
+
+
+def _stands_still(pid: int) -> bool:
+    """Every thread of the process is stopped. Read from /proc; a system without it is taken at its word."""
+    try:
+        states = [
+            stat.read_text(errors="replace").rpartition(")")[2].split()[0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")
+        ]
+    except FileNotFoundError:  # a thread ended meanwhile
+        return False
+    return all(state in "tT" for state in states)
