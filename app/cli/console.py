@@ -81,6 +81,14 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
 
 
+def show_dry_run(out: Console, plan: dict[str, Any], *, as_json: bool) -> None:
+    """A command that acts only with ``--yes`` was called without it; people have seen the plan by now."""
+    if as_json:
+        print_json({"dry_run": True} | plan)
+    else:
+        out.print("\nNothing was changed. Add [bold]--yes[/] to do it.")
+
+
 def grid(*columns: str, title: str | None = None) -> Table:
     """The look of every table."""
     table = Table(

@@ -14,7 +14,7 @@ from aiokafka import TopicPartition
 from app.cli.checkup import Check, fail, ok
 from app.cli.reading import open_consumer, read_range
 from app.engine.api import RESET_KEY
-from app.engine.identity import RESET, WrongTopic, check_changelog, check_end, check_sources
+from app.engine.identity import WrongTopic, check_changelog, check_end, check_source_end, check_sources
 from app.engine.local_tables import LocalTable, read_tables
 from app.settings import Settings
 from app.topic_admin import open_admin
@@ -94,5 +94,5 @@ def _compare(table: LocalTable, cluster: Cluster, changelog: str) -> None:
     check_sources(table.source_ids, table.applied, table.partition, cluster.ids)
     for topic, applied in table.applied.items():
         end = cluster.ends.get((topic, table.partition))
-        if end is not None and applied > end:
-            raise WrongTopic(topic, table.partition, f"ends at {end} but offsets up to {applied} are applied", RESET)
+        if end is not None:
+            check_source_end(topic, table.partition, applied, end)

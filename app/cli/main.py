@@ -159,10 +159,7 @@ def reset(
     if not as_json:
         reset_screen.show(out, plan, settings.app_id)
     if not yes:
-        if as_json:
-            console.print_json({"dry_run": True} | reset_screen.plan_json(plan))
-        else:
-            out.print("\nNothing was changed. Add [bold]--yes[/] to do it.")
+        console.show_dry_run(out, reset_screen.plan_json(plan), as_json=as_json)
         return
     done = console.run(
         resetting.carry_out(settings, plan, lambda line: None if as_json else out.print(f"[green]done[/]  {line}", soft_wrap=True))
@@ -184,10 +181,7 @@ def drain(
     if not as_json:
         draining.show(out, plan, settings.app_id)
     if not yes:
-        if as_json:
-            console.print_json({"dry_run": True} | draining.plan_json(plan))
-        else:
-            out.print("\nNothing was changed. Add [bold]--yes[/] to do it.")
+        console.show_dry_run(out, draining.plan_json(plan), as_json=as_json)
         return
     done = console.run(draining.carry_out(settings, plan, force=force))
     if as_json:

@@ -17,9 +17,10 @@ from app.engine.breaker import BreakerPolicy, Breakers
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import Delivery
-from app.engine.identity import check_not_lost
+from app.engine.guard import Fatal
+from app.engine.identity import check_not_lost, check_source_end
 from app.engine.journal import CrashJournal
-from app.engine.lane import Fatal, Lane, LaneLimits, LaneParts
+from app.engine.lane import Lane, LaneLimits, LaneParts
 from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
@@ -30,21 +31,6 @@ from app.topics import changelog_of
 log = structlog.get_logger(__name__)
 
 TopicPartition = tuple[str, int]
-
-
-class SourceShrank(Exception):
-    """The table has applied source offsets that the topic does not have: it was deleted and created again.
-
-    Operator action: if the new topic is meant to be read from its start, stop all workers and run
-    ``veltrix reset --to-earliest``; if not, restore the topic.
-    """
-
-    def __init__(self, topic: str, partition: int, applied: int, end: int) -> None:
-        super().__init__(
-            f"{topic}[{partition}] ends at {end} but offsets up to {applied} are applied: the topic was re-created. "
-            "Stop all workers and run `veltrix reset --to-earliest`, or bring the topic back."
-        )
-        self.topic = topic
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,8 +143,7 @@ class Engine:
         topic, partition = tp
         check_not_lost(topic, partition, position.committed, position.begin, progress.changelog_offset)
         applied = progress.next_offset(topic)
-        if applied > position.end:
-            raise SourceShrank(topic, partition, applied, position.end)
+        check_source_end(topic, partition, applied, position.end)
         if _is_rewind(position, progress.durable_marker.committed.get(topic, -1), applied):
             hint = "these events are applied; to process them again run `veltrix reset --to-earliest` or `--to-time`"
             log.warning(

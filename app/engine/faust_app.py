@@ -20,7 +20,7 @@ from app.engine.assignor import assignor_of
 from app.engine.consumer import EngineTransport
 from app.engine.declare import AgentDeclaration, DeclarationError
 from app.engine.engine import Engine
-from app.engine.lane import Fatal
+from app.engine.guard import Fatal
 from app.engine.tables import EngineTable, EngineTables
 from app.kafka_clients import faust_credentials
 from app.settings import Settings

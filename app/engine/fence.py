@@ -24,10 +24,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from app.engine.guard import Fatal
 from app.engine.guard import fatal as end_process
 from app.settings import Settings
 
-Fatal = Callable[[str, BaseException | None], None]
 #: Ticks per limit: how exactly a pause is measured.
 TICKS: Final = 20
 

@@ -6,12 +6,18 @@ import fcntl
 import logging
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import IO
 
 import structlog
 
 log = structlog.get_logger(__name__)
+
+Fatal = Callable[[str, BaseException | None], None]
+"""Reason and cause; ends the process. :func:`fatal`, or a fake."""
+Refuse = Callable[[str], None]
+"""Reason; ends a process that has not started to work. :func:`refuse`, or a fake."""
 
 #: sysexits.h EX_SOFTWARE: a guarantee could not be kept; the next start repeats what was not durable.
 EXIT_FATAL = 70

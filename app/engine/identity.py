@@ -88,6 +88,18 @@ class SourceRecreated(WrongTopic):
         super().__init__(topic, partition, fact, RESET)
 
 
+class SourceShrank(WrongTopic):
+    """The table has applied source offsets that the topic does not have: it was deleted and created again.
+
+    Operator action: as for :class:`SourceRecreated`.
+    """
+
+    def __init__(self, topic: str, partition: int, applied: int, end: int) -> None:
+        super().__init__(
+            topic, partition, f"ends at {end} but offsets up to {applied} are applied: the topic was re-created", RESET
+        )
+
+
 class StateLost(WrongTopic):
     """The group has committed offsets of a source, but disk and changelog are empty: every unit writes both before a commit.
 
@@ -143,6 +155,16 @@ def check_end(topic: str, partition: int, applied: int, end: int) -> None:
     """
     if applied >= end:
         raise ChangelogShrank(topic, partition, applied, end)
+
+
+def check_source_end(topic: str, partition: int, applied: int, end: int) -> None:
+    """``applied``: next source offset to apply; ``end``: the topic's next one.
+
+    Raises:
+        SourceShrank: the table has applied more than the topic has.
+    """
+    if applied > end:
+        raise SourceShrank(topic, partition, applied, end)
 
 
 def check_not_lost(topic: str, partition: int, committed: int, begin: int, changelog_offset: int) -> None:

@@ -110,8 +110,8 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:
         fetched.install()
         consumer = super()._create_worker_consumer(transport)
-        # Faust passes 1,500 ms and has no setting for it; a partition resumed after back-pressure would wait that long.
         # What an aborted transaction left in a changelog or source never happened.
         consumer._isolation_level = "read_committed"
+        # Faust passes 1,500 ms and has no setting for it; a partition resumed after back-pressure would wait that long.
         consumer._fetch_max_wait_ms = cast("EngineApp", self.app).engine.settings.fetch_max_wait_ms
         return consumer

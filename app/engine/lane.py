@@ -19,13 +19,12 @@ from app.engine.api import LaneId, Record
 from app.engine.breaker import LaneBreaker, always_closed
 from app.engine.compute import Computer
 from app.engine.delivery import Delivery
+from app.engine.guard import Fatal
 from app.engine.progress import Progress
 from app.engine.settlement import Settlement
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.unit import Unit
-
-Fatal = Callable[[str, BaseException | None], None]
 
 
 @dataclass(frozen=True, slots=True)

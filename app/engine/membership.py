@@ -22,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import math
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, cast
 
 import structlog
@@ -34,12 +34,11 @@ from aiokafka.protocol.commit import OffsetCommitRequest
 from aiokafka.protocol.group import HeartbeatRequest, JoinGroupRequest, SyncGroupRequest
 from faust.assignor.client_assignment import ClientMetadata
 
+from app.engine.guard import Fatal, Refuse
 from app.kafka_groups import FENCED_INSTANCE_ID, UNKNOWN_MEMBER_ID, LeaveStaticMemberRequest, StaticHeartbeatRequest
 
 log = structlog.get_logger(__name__)
 
-Fatal = Callable[[str, BaseException | None], None]
-Refuse = Callable[[str], None]
 
 #: Answers by which the broker says: you are not (or not any more) the member you think you are.
 LOST: Final = frozenset({UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID})

@@ -11,7 +11,8 @@ from structlog.testing import capture_logs
 
 from app.engine.api import Batch, Effects, LaneId
 from app.engine.declare import AgentDeclaration
-from app.engine.engine import SourcePosition, SourceShrank
+from app.engine.engine import SourcePosition
+from app.engine.identity import SourceShrank
 from app.engine.marker import MARKER_KEY, Marker, encode_marker
 from app.engine.store import PartitionStore, StoreLocked
 from app.settings import Settings

@@ -19,8 +19,12 @@ from typing import Any, Protocol
 import pytest
 
 from app.settings import Settings
+from deploy.local.kafka import LocalKafka
+from deploy.local.ports import free_ports
+from deploy.local.redis import LocalRedis
 from tests.faults.checker import Guarantee, Promise, Verdict
 from tests.faults.harness import SESSION_TIMEOUT_MS, Scenario
+from tests.faults.proxy import TcpProxy
 from tests.faults.results import RunResult, append
 from tests.integration.conftest import MakeTopics, kafka, own_kafka, own_redis, redis, topics
 
@@ -154,3 +158,19 @@ def result_of(request: pytest.FixtureRequest, one: Scenario) -> RunResult:
         sequence_holes=verdict.sequence_holes, state_differences=verdict.state_differences, resume_s=tuple(one.resume_s),
         exit_statuses=tuple(one.exit_statuses), violations=tuple(violations),
     )  # fmt: skip
+
+
+@pytest.fixture
+def way_to_kafka(tmp_path: Path) -> Iterator[tuple[LocalKafka, TcpProxy]]:
+    """A broker, and a proxy in front of its second listener."""
+    port = free_ports(1)[0]
+    broker = LocalKafka(tmp_path / "kafka", advertised=port)
+    with broker, TcpProxy(broker.behind_proxy, port) as proxy:
+        yield broker, proxy
+
+
+@pytest.fixture
+def way_to_redis(own_redis: LocalRedis) -> Iterator[TcpProxy]:
+    """A proxy in front of a Redis."""
+    with TcpProxy(own_redis.port) as proxy:
+        yield proxy

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
 
 from deploy.local.kafka import LocalKafka
-from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.ports import LOOPBACK
 from deploy.local.redis import LocalRedis
 from tests.faults.checker import Guarantee
 from tests.faults.conftest import MakeScenario
@@ -25,22 +21,6 @@ FAST = 1e9
 SLOW_S = 15
 LAG_BOUND = 3_000
 """Records: two seconds of the traffic"""
-
-
-@pytest.fixture
-def way_to_kafka(tmp_path: Path) -> Iterator[tuple[LocalKafka, TcpProxy]]:
-    """A broker, and a proxy in front of its second listener."""
-    port = free_ports(1)[0]
-    broker = LocalKafka(tmp_path / "kafka", advertised=port)
-    with broker, TcpProxy(broker.behind_proxy, port) as proxy:
-        yield broker, proxy
-
-
-@pytest.fixture
-def way_to_redis(own_redis: LocalRedis) -> Iterator[TcpProxy]:
-    """A proxy in front of a Redis."""
-    with TcpProxy(own_redis.port) as proxy:
-        yield proxy
 
 
 def test_a_backlog_is_worked_off_in_bounded_memory(scenario: MakeScenario, guarantee: Guarantee) -> None:

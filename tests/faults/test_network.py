@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
 from deploy.local.kafka import LocalKafka
-from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.ports import LOOPBACK
 from deploy.local.redis import LocalRedis
 from tests.faults.checker import Guarantee
 from tests.faults.conftest import MakeScenario
@@ -21,22 +20,6 @@ KAFKA_PROMISED = "the worker stays up with bounded memory and goes on by itself;
 EXITS = "; it may exit with 70, since its membership expired with transactions open, and its successor goes on"
 REDIS_PROMISED = "the stream does not notice: nothing lost, nothing repeated, state exact; Redis is exact again by itself"
 ROUND_TRIP_100_MS = Link(latency_s=0.05)
-
-
-@pytest.fixture
-def way_to_kafka(tmp_path: Path) -> Iterator[tuple[LocalKafka, TcpProxy]]:
-    """A broker, and a proxy in front of its second listener."""
-    port = free_ports(1)[0]
-    broker = LocalKafka(tmp_path / "kafka", advertised=port)
-    with broker, TcpProxy(broker.behind_proxy, port) as proxy:
-        yield broker, proxy
-
-
-@pytest.fixture
-def way_to_redis(own_redis: LocalRedis) -> Iterator[TcpProxy]:
-    """A proxy in front of a Redis."""
-    with TcpProxy(own_redis.port) as proxy:
-        yield proxy
 
 
 Break = Callable[[TcpProxy], None]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,26 +18,6 @@ def test_20_000_mixed_events_come_out_once(topics: MakeTopics, worker: StartWork
     truth.wait_consumed([one], 20_000)
     assert truth.assert_exact(settings, sent).repeated == 0
     assert truth.ledger(one)["residue"] == 0
-
-
-def test_kill_9_repeats_no_output_on_its_disk_and_on_an_empty_one(topics: MakeTopics, worker: StartWorker, tmp_path: Path) -> None:
-    settings, sent = topics(**EXACTLY_ONCE), truth.Sent()
-    events = truth.clicks(24_000, "kill-once")
-    sender = threading.Thread(target=truth.send, args=(settings, events, sent), kwargs={"rate": 2_000})
-    first = worker(settings, run_dir=tmp_path / "disk")
-    sender.start()
-    time.sleep(2)
-    first.kill9()
-    second = worker(settings, run_dir=tmp_path / "disk")
-    time.sleep(2)
-    second.kill9()
-    third = worker(settings, run_dir=tmp_path / "empty")
-    sender.join()
-
-    truth.wait_consumed([third], len(events))
-
-    assert truth.assert_exact(settings, sent).repeated == 0
-    assert truth.ledger(third)["residue"] == 0
 
 
 def test_the_guarantee_can_be_changed_between_runs(topics: MakeTopics, worker: StartWorker, tmp_path: Path) -> None:
