@@ -27,6 +27,7 @@ from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
 from app.engine.engine import Engine, SourcePosition, TopicPartition
+from app.engine.fetcher import EngineFetcher
 from app.engine.in_loop import InLoopConsumerThread
 from app.kafka_groups import FENCED_INSTANCE_ID
 
@@ -38,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 #: How long one wait for fetched records may last, seconds; bounds how late a stop is noticed.
 _FETCH_TIMEOUT_S = 1.0
+#: With fewer records in hand, their outputs are more urgent than the next fetch request.
+_FEW_RECORDS = 100
 #: Poll interval while no partition is active (between assignment and recovery), seconds.
 _IDLE_POLL_S = 0.02
 
@@ -55,6 +58,10 @@ class EngineConsumer(driver.Consumer):
     @property
     def _client(self) -> AIOKafkaConsumer:
         return self._thread._ensure_consumer()
+
+    @property
+    def _fetcher_of_client(self) -> EngineFetcher:
+        return cast("InLoopConsumerThread", self._thread).fetcher
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         self._engine.set_paused = self._set_paused
@@ -88,6 +95,7 @@ class EngineConsumer(driver.Consumer):
         records = await self._thread.getmany(active, _FETCH_TIMEOUT_S)
         if not cast("InLoopConsumerThread", self._thread).is_fetching():  # aiokafka only logs that its routine has ended
             cast("EngineApp", self.app).fatal("the Kafka client has stopped fetching; its log lines above say why", None)
+        self._fetcher_of_client.is_patient = sum(map(len, records.values())) < _FEW_RECORDS
         if self.flow_active:  # else a rebalance began meanwhile: what was fetched is fetched again after it
             self._dispatch(records)
             if self.app.in_recovery:
@@ -110,6 +118,8 @@ class EngineConsumer(driver.Consumer):
         assigned = client.assignment()
         mine = [KafkaPartition(tp.topic, tp.partition) for tp in tps if tp in assigned]
         (client.pause if paused else client.resume)(*mine)
+        if not paused:
+            self._fetcher_of_client.look_again()
 
     # Faust only remembers which partitions are paused and goes on fetching them; after a recovery each own changelog
     # write would be fetched back, and sources would be read ahead during it.

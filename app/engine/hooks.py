@@ -248,6 +248,17 @@ HOOKS: tuple[Hook, ...] = (
     *_of("aiokafka.conn:AIOKafkaConnection", AIOKAFKA, {
         "send": ("(self, request, expect_response=True)", "800e0e9b027e30e1", "a reset connection is an error of the connection, under uvloop too"),
     }),
+    *_of("aiokafka.consumer.consumer", AIOKAFKA, {
+        "Fetcher": ("", "90cfe0ec46ba5b56", "replaced by EngineFetcher: what a consumer that starts makes one of"),
+    }),
+    *_of("aiokafka.consumer.fetcher:Fetcher", AIOKAFKA, {
+        "_notify": ("(self, future)", "237e60e98eea8f59", "with little to do, the next fetch request waits for the outputs of the last one"),
+        "_get_actions_per_node": ("(self, assignment)", "ce1105e08135eb32", "paused partitions are not waited for one by one"),
+        "_wait_consume_future": ("", "32f20192b8888b2b", "read: which future asks for more"),
+    }),
+    *_of("aiokafka.protocol.struct:Struct", AIOKAFKA, {
+        "encode": ("(self)", "3519b4662150285c", "replaced for fetch requests by fetch_codec"),
+    }),
     *_of("aiokafka.consumer.fetcher:PartitionRecords", AIOKAFKA, {
         "_tp": ("", "c83eea057b6e8d45", "read: which partition"),
         "_records": ("", "c83eea057b6e8d45", "read: the batches of the response"),

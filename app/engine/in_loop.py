@@ -19,10 +19,11 @@ from faust.types import TP
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
-from app.engine import fetched, guard, membership
+from app.engine import fetch_codec, fetched, fetcher, guard, membership
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
+    from app.engine.fetcher import EngineFetcher
 
 
 log = structlog.get_logger(__name__)
@@ -71,6 +72,7 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
     async def on_start(self) -> None:
         """Connect, and watch the membership of the group from its first moment."""
         await super().on_start()
+        self.fetcher.watches_paused = False
         membership.install(self._ensure_consumer(), cast("EngineApp", self.app).fatal, guard.refuse)
 
     async def on_stop(self) -> None:
@@ -86,9 +88,14 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
         """Call ``fun`` here and now."""
         await maybe_async(fun(*args, **kwargs))
 
+    @property
+    def fetcher(self) -> EngineFetcher:
+        """What fetches for the consumer; there once that has started."""
+        return cast("EngineFetcher", self._ensure_consumer()._fetcher)
+
     def is_fetching(self) -> bool:
         """aiokafka's routine that sends fetch requests is alive."""
-        return not self._ensure_consumer()._fetcher.error_future.done()
+        return not self.fetcher.error_future.done()
 
     async def commit(self, offsets: Mapping[TP, int]) -> bool:
         """Commit; False when it failed. Faust would crash the worker: here a commit is a hint, the marker has the position."""
@@ -109,6 +116,8 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
 
     def _create_worker_consumer(self, transport: Transport) -> AIOKafkaConsumer:
         fetched.install()
+        fetcher.install()
+        fetch_codec.install()
         consumer = super()._create_worker_consumer(transport)
         # What an aborted transaction left in a changelog or source never happened.
         consumer._isolation_level = "read_committed"

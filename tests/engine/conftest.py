@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import aiokafka.consumer.consumer
 import pytest
+from aiokafka.consumer.fetcher import FetchResult
+from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
 
 from app.engine.store import PartitionStore
 from tests.engine.support import Rig, new_rig, open_store
+
+
+@pytest.fixture(autouse=True)
+def _replacements_end_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the engine replaces for the whole process is put back: the tests of hooks look at the originals."""
+    for owner, name in (
+        (aiokafka.consumer.consumer, "Fetcher"),
+        (FetchResult, "getall"),
+        (FetchRequest_v11, "encode"),
+        (FetchResponse_v11, "decode"),
+    ):
+        monkeypatch.setattr(owner, name, inspect.getattr_static(owner, name))
 
 
 @pytest.fixture

@@ -41,6 +41,18 @@ class FakeClient:
 
 
 @dataclass
+class FakeFetcher:
+    """What is asked of :class:`app.engine.fetcher.EngineFetcher`."""
+
+    is_patient: bool = False
+    watches_paused: bool = True
+    looked: int = 0
+
+    def look_again(self) -> None:
+        self.looked += 1
+
+
+@dataclass
 class FakeThread:
     """Faust's consumer thread over the fake client."""
 
@@ -54,6 +66,8 @@ class FakeThread:
     begin: int = 0
     end: int = 1000
     positions: dict[TP, int] = field(default_factory=dict)
+
+    fetcher: FakeFetcher = field(default_factory=FakeFetcher)
 
     def _ensure_consumer(self) -> FakeClient:
         return self.client

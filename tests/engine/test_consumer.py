@@ -83,6 +83,17 @@ async def test_source_records_go_to_their_lanes_and_changelog_records_to_the_sto
     assert wired.rig.engine.stores[CHANGELOG, 0].get(b"cx") is None, "a lane is the only writer of its store"
 
 
+async def test_the_next_fetch_waits_for_outputs_only_while_there_is_little_to_do(wired: Wired) -> None:
+    await wired.open(S0)
+    wired.assign(S0)
+    wired.thread.fetched = [{S0: events(0, 99)}, {S0: events(99, 199)}, {}]
+    patient = []
+    for _ in range(3):
+        await wired.consumer._drain_once()
+        patient.append(wired.thread.fetcher.is_patient)
+    assert patient == [True, False, True]
+
+
 async def test_a_changelog_batch_is_restored_up_to_its_last_offset(wired: Wired) -> None:
     wired.assign(C0)
     store = wired.rig.engine.open_store(CHANGELOG, 0)
@@ -183,7 +194,9 @@ async def test_fausts_pause_and_resume_reach_the_client(wired: Wired) -> None:
     wired.assign(S0, C0)
     wired.consumer.pause_partitions([C0, S1])  # S1 was given away
     assert (wired.thread.client.paused, wired.consumer._get_active_partitions()) == ({C0}, {S0})
+    assert wired.thread.fetcher.looked == 0
     wired.consumer.resume_partitions([C0])
+    assert wired.thread.fetcher.looked == 1, "nobody else tells the fetcher"
     assert (wired.thread.client.paused, wired.consumer._get_active_partitions() >= {S0, C0}) == (set(), True)
 
 

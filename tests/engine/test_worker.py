@@ -23,6 +23,7 @@ from app.engine.guard import DataDirLocked, lock_data_dir
 from app.engine.in_loop import InLoopConsumerThread
 from app.engine.worker import Background, BootChecks, Closing, relax_garbage_collector, worker_class
 from app.settings import Settings
+from tests.engine.fake_client import FakeFetcher
 from tests.engine.support import EngineRig
 
 
@@ -245,8 +246,11 @@ async def test_it_starts_and_stops_as_a_plain_service_without_a_thread(
     thread: InLoopConsumerThread, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stopped: list[bool] = []
+    fetcher = FakeFetcher()
 
     class Client:
+        _fetcher = fetcher
+
         async def start(self) -> None: ...
 
         async def stop(self) -> None:
@@ -260,6 +264,7 @@ async def test_it_starts_and_stops_as_a_plain_service_without_a_thread(
     assert thread.started
     assert thread._thread is None
     assert [type(client) for client in watched] == [Client]
+    assert not fetcher.watches_paused
     await asyncio.wait_for(thread.stop(), 2)
     assert stopped == [True]
     assert thread.should_stop
