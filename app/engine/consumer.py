@@ -39,6 +39,8 @@ log = structlog.get_logger(__name__)
 
 #: How long one wait for fetched records may last, seconds; bounds how late a stop is noticed.
 _FETCH_TIMEOUT_S = 1.0
+#: Lanes may take one drain timeout to finish (they end the process themselves), then there is the commit.
+_DRAIN_LIMITS = 2
 #: With fewer records in hand, their outputs are more urgent than the next fetch request.
 _FEW_RECORDS = 100
 #: Poll interval while no partition is active (between assignment and recovery), seconds.
@@ -186,8 +188,16 @@ class EngineConsumer(driver.Consumer):
         return ok
 
     async def wait_empty(self) -> None:
-        """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes."""
+        """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes. Bounded, else the process ends."""
         self._stood_still_at = time.monotonic()
+        limit_s = _DRAIN_LIMITS * self._engine.settings.drain_timeout_ms / 1000
+        try:
+            async with asyncio.timeout(limit_s):
+                await self._give_up_lanes()
+        except TimeoutError as exc:
+            cast("EngineApp", self.app).fatal(f"lanes were not given up within {limit_s:g} s (twice drain_timeout_ms)", exc)
+
+    async def _give_up_lanes(self) -> None:
         offsets = await self._engine.close_lanes()
         await self.maybe_wait_for_commit_to_finish()
         await self._commit_offsets({TP(*tp): offset for tp, offset in offsets.items()})

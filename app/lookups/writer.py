@@ -32,6 +32,7 @@ from app.settings import Settings
 log = structlog.get_logger(__name__)
 
 WRITE_TIMEOUT_S: Final = 2.0
+CANCEL_AGAIN_S: Final = 0.5
 #: Lanes that catch up or rebuild at one time: each holds a consumer and a chunk of records.
 SYNCHRONISING_LANES: Final = 2
 
@@ -258,5 +259,7 @@ def _groups(lanes: list[FollowedLane]) -> Iterable[list[FollowedLane]]:
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.wait([task])
+    """Until it has ended: a cancellation that meets a time limit inside a client library may be taken for the limit's."""
+    while not task.done():
+        task.cancel()
+        await asyncio.wait([task], timeout=CANCEL_AGAIN_S)

@@ -319,6 +319,22 @@ async def test_before_a_rebalance_units_in_flight_are_finished_and_committed(wir
     assert wired.rig.engine.lanes == {}
 
 
+async def test_a_commit_that_never_ends_does_not_hold_a_stop_back_for_ever(wired: Wired, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.engine.consumer._DRAIN_LIMITS", 0.1)  # of 500 ms
+    await wired.open(S0)
+    wired.rig.engine.submit(SOURCE, 0, events(0, 4))
+    await wired.rig.acknowledge_all()
+
+    async def never(offsets: Mapping[TP, int]) -> bool:
+        await asyncio.Event().wait()
+        return True
+
+    wired.thread.commit = never  # type: ignore[method-assign]
+    async with asyncio.timeout(1):
+        await wired.consumer.wait_empty()
+    assert wired.rig.fatal.reasons == ["lanes were not given up within 0.05 s (twice drain_timeout_ms)"]
+
+
 async def test_before_a_rebalance_nothing_is_committed_when_nothing_is_durable(wired: Wired) -> None:
     await wired.open(S0)
     await wired.consumer.wait_empty()

@@ -6,10 +6,7 @@ import asyncio
 import json
 import logging
 import os
-import resource
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -28,9 +25,10 @@ from app.engine import membership
 from app.engine.assignor import MemberAssignor
 from app.settings import Settings
 from app.topics import ENRICHED, INTERACTIONS
-from deploy.local.worker_process import ROOT, WorkerProcess
+from deploy.local.worker_process import WorkerProcess
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker, environment
+from tests.integration.slowness import slowness
 
 log = logging.getLogger(__name__)
 
@@ -41,14 +39,6 @@ PAUSE_S = 3.0
 WAIT_S = 90.0
 #: A static member's absence may be longer than the promise on a machine that runs other tests too.
 PATIENT: dict[str, Any] = {"kafka_session_timeout_ms": 45_000}
-
-
-def slowness() -> float:
-    """How much longer work takes now than its CPU time: 1 on a machine with a free core. Scales the limits below."""
-    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    subprocess.run([sys.executable, "-c", "import app.main"], cwd=ROOT, check=True)
-    wall, after = time.monotonic() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
-    return max(1.0, wall / (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
 
 
 @contextmanager

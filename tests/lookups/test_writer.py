@@ -384,6 +384,32 @@ async def test_stopping_a_lane_does_not_wait_for_a_redis_that_hangs(world: World
     assert world.store.lookups() == {}
 
 
+async def test_stopping_a_lane_ends_its_task_even_if_a_client_takes_the_cancellation_for_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.lookups.writer.CANCEL_AGAIN_S", 0.01)
+    swallowed: list[bool] = []
+
+    async def covers(keys: list[bytes]) -> list[bytes | None]:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            if swallowed:
+                raise
+            swallowed.append(True)
+            raise TimeoutError from None  # as asyncio.timeout does when both come at once
+        raise AssertionError
+
+    monkeypatch.setattr(world.store, "covers", covers)
+    world.assign()
+    await until(lambda: world.state == "catching_up")
+    await asyncio.sleep(0.01)
+    async with asyncio.timeout(1):
+        await world.writer.lane_stopped(LANE)
+
+    assert swallowed == [True]
+
+
 async def test_lanes_of_agents_without_lookups_are_not_followed(world: World) -> None:
     world.writer.lane_started(FakeTable(lane=LANE._replace(agent="other")))
 
