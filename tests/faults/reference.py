@@ -7,7 +7,7 @@ what is valid is numbered per user, a repeated messageId is a duplicate.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -47,9 +47,14 @@ class Truth:
     """every source value"""
 
 
-def reasons_of(clicks: Iterable[Click]) -> dict[bytes, str]:
-    """value -> reason of every record that was made wrong."""
-    return {click.value: BAD_KINDS[click.kind].value for click in clicks if click.kind != "valid" and click.kind != "duplicate"}
+CRASHING = b"segmentation-fault-please"
+"""In the value of a valid record that the worker of one test does not survive"""
+
+
+def reasons_of(clicks: Sequence[Click]) -> dict[bytes, str]:
+    """value -> reason of every record that is not to come out."""
+    found = {click.value: BAD_KINDS[click.kind].value for click in clicks if click.kind != "valid" and click.kind != "duplicate"}
+    return found | {click.value: "crashed_worker" for click in clicks if CRASHING in click.value}
 
 
 def fold(source: Iterable[SourceRecord], reasons: Mapping[bytes, str]) -> Truth:

@@ -1,15 +1,64 @@
-"""Faults that come with the records: a flood of poison, and clocks that are an hour ahead."""
+"""Faults that come with the records: a flood of poison, one that kills the interpreter, and clocks that are an hour ahead."""
 
 from __future__ import annotations
 
+import json
+import signal
+from pathlib import Path
+
 import pytest
 
+from app.cli.clickstream import Click
 from tests.faults.checker import Guarantee
 from tests.faults.conftest import MakeScenario
-from tests.faults.harness import clickstream
+from tests.faults.harness import Scenario, clickstream
 from tests.faults.mutants.apply import with_clock_ahead
+from tests.faults.reference import CRASHING
+from tests.faults.traffic import NextClick
 
 HOUR_S = 3600
+#: On a worker's path: it does not survive an event that holds ``CRASHING``.
+CRASHING_WORKER = Path(__file__).parents[1] / "integration" / "crashing"
+ATTEMPTS = 2
+
+
+def test_a_record_that_kills_the_interpreter_is_parked_and_costs_no_other(scenario: MakeScenario, guarantee: Guarantee) -> None:
+    promised = f"parked after {ATTEMPTS} deaths of which it alone is guilty; no other record is lost or parked, state exact"
+    run = scenario("a record that kills the interpreter each time", guarantee, promised, crash_attempts=ATTEMPTS)
+    run.start(env={"PYTHONPATH": str(CRASHING_WORKER)})
+    with run.traffic() as traffic:
+        traffic.wait_sent(600)
+        with run.injection(timeout_s=120):
+            traffic.stream = guilty_then(traffic.stream)
+            assert ATTEMPTS <= restart_while_it_dies(run) <= ATTEMPTS + 1
+
+    run.verify()
+
+
+def guilty_then(good: NextClick) -> NextClick:
+    """One event that kills, then the others."""
+    guilty: list[Click] = []
+
+    def click_at(now_ms: int) -> Click:
+        click = good(now_ms)
+        if guilty or click.kind != "valid":
+            return click
+        event = json.loads(click.value) | {"messageId": "guilty", "properties": {"note": CRASHING.decode()}}
+        guilty.append(Click("valid", click.key, json.dumps(event, separators=(",", ":")).encode()))
+        return guilty[0]
+
+    return click_at
+
+
+def restart_while_it_dies(run: Scenario, patience_s: float = 20.0) -> int:
+    """As a supervisor would, until the worker lives for ``patience_s``; how often it died."""
+    deaths = 0
+    while (status := run.workers["one"].wait(patience_s)) is not None:
+        assert status == -signal.SIGSEGV, f"exit status {status}"
+        deaths += 1
+        assert deaths <= ATTEMPTS + 1, "it loops"
+        run.restart(ready=False)
+    return deaths
 
 
 def test_a_flood_of_poison_is_parked_whole_and_costs_no_good_event(scenario: MakeScenario, guarantee: Guarantee) -> None:
