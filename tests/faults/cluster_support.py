@@ -1,22 +1,18 @@
-"""What tests with their own brokers need beyond the shared fixtures: replicated topics, and waiting for the group's broker."""
+"""What tests with their own brokers need beyond the shared fixtures: replicated topics."""
 
 from __future__ import annotations
 
-import time
 import uuid
 from typing import Any
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from app.settings import Settings, load_settings
 from app.topics import all_topics
-from tests.faults import observed
 from tests.faults.harness import SESSION_TIMEOUT_MS
 
 REPLICAS = 3
-TIMEOUT_S = 60.0
 
 
 def replicated(bootstrap: str, **overrides: Any) -> Settings:
@@ -31,21 +27,3 @@ def replicated(bootstrap: str, **overrides: Any) -> Settings:
     for created in admin.create_topics(wanted).values():
         created.result()
     return settings
-
-
-def wait_group_answers(settings: Settings, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait until the group's coordinator answers again: a broker that has just started has not loaded its groups yet.
-
-    Raises:
-        KafkaException: what it said last.
-    """
-    deadline = time.monotonic() + timeout_s
-    while True:
-        try:
-            observed.committed_of(settings)
-        except KafkaException:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.1)
-        else:
-            return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 from urllib.parse import quote
 
 import msgspec
-from confluent_kafka import Consumer, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 from rocksdict import AccessType, Options, Rdict
 
 from app.settings import Settings
@@ -24,6 +24,7 @@ AGENT = next(iter(AGENTS))
 ENGINE_PREFIX, PROFILE_PREFIX = b"\0", b"p"
 MARKER_KEY = b"\0veltrix/marker"
 SEQUENCE_FIELD, COUNTS_FIELD = 4, 5
+BROKER_TIMEOUT_S = 60.0
 REDIS_TIMEOUT_S = 30.0
 
 State = dict[bytes, bytes]
@@ -134,15 +135,39 @@ def marker_of(state: State) -> Marker | None:
 
 def ends_of(settings: Settings, topic: str) -> dict[int, int]:
     """partition -> end offset."""
-    with _Client(settings) as client:
+
+    def ask(client: Consumer) -> dict[int, int]:
         return {n: client.get_watermark_offsets(TopicPartition(topic, n), 15)[1] for n in range(settings.partitions)}
+
+    return _patiently(settings, ask)
 
 
 def committed_of(settings: Settings) -> dict[int, int]:
     """partition of the source -> offset that the worker's group has committed; 0 before the first commit."""
-    with _Client(settings) as client:
+
+    def ask(client: Consumer) -> dict[int, int]:
         asked = [TopicPartition(INTERACTIONS, number) for number in range(settings.partitions)]
         return {found.partition: max(0, found.offset) for found in client.committed(asked, 15)}
+
+    return _patiently(settings, ask)
+
+
+def wait_group_answers(settings: Settings) -> None:
+    """Wait until the group's coordinator answers again: a broker that has just started has not loaded its groups yet."""
+    committed_of(settings)
+
+
+def _patiently(settings: Settings, ask: Callable[[Consumer], dict[int, int]]) -> dict[int, int]:
+    """Ask again while a broker that has just come back, or stood still, has no answer yet."""
+    deadline = time.monotonic() + BROKER_TIMEOUT_S
+    while True:
+        try:
+            with _Client(settings) as client:
+                return ask(client)
+        except KafkaException:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.1)
 
 
 class _Client:

@@ -6,9 +6,9 @@ import time
 
 from deploy.local.kafka import LocalKafka
 from tests.faults.checker import Guarantee
-from tests.faults.cluster_support import wait_group_answers
 from tests.faults.conftest import MakeScenario
 from tests.faults.endurance import Endurance
+from tests.faults.observed import wait_group_answers
 
 PROMISED = (
     "the worker stays up with bounded memory and goes on by itself; nothing lost, state exact; no output repeats, since no batch is "

@@ -11,10 +11,11 @@ import pytest
 from app.topics import INTERACTIONS
 from deploy.local.redis import LocalRedis
 from tests.faults.checker import Guarantee
-from tests.faults.cluster_support import replicated, wait_group_answers
+from tests.faults.cluster_support import replicated
 from tests.faults.conftest import MakeScenario
 from tests.faults.endurance import Endurance, restart_if_it_gave_up
 from tests.faults.harness import Scenario
+from tests.faults.observed import wait_group_answers
 from tests.kafka_cluster import LocalCluster
 
 ONE_LOST = "the worker stays up and goes on with the two other brokers by itself; nothing lost, state exact"

@@ -12,10 +12,10 @@ from app.engine.guard import EXIT_FATAL, EXIT_REFUSED
 from deploy.local.kafka import LocalKafka
 from deploy.local.worker_process import WorkerProcess
 from tests.faults.checker import Guarantee
-from tests.faults.cluster_support import wait_group_answers
 from tests.faults.conftest import MakeScenario
 from tests.faults.endurance import Endurance
 from tests.faults.harness import Scenario
+from tests.faults.observed import wait_group_answers
 from tests.faults.small_disk import KIB, SmallDisk, small_disk
 
 WORKER_PROMISED = (
