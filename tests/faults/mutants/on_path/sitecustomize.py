@@ -75,7 +75,7 @@ def zombie_unnoticed() -> None:
 
     _replace(store, "without_zombies", lambda records, marker: (records, set()))
     _replace(AtLeastOnce, "settle", _settle_blindly)
-    _replace(Fence, "of", classmethod(lambda cls, settings, owns: cls(float("inf"), owns)))
+    _replace(Fence, "of", classmethod(lambda cls, settings, owns, fatal: cls(float("inf"), owns, fatal)))
 
 
 async def _settle_blindly(self: Any, lane: Any) -> None:
