@@ -1,0 +1,151 @@
+"""What a session wants to know of an event: its name, its page, its order.
+
+These fields are read from the record's bytes a second time, instead of with every event: most agents do not need
+them, and a revenue of the wrong type is no reason to refuse an event. What has no usable type counts as absent.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+from app.domain.amounts import micros
+from app.domain.clickstream import OTHER_CODE, TRACK, TRACK_CODES, TYPE_CODES
+from app.domain.events import Interaction
+
+NameCode = int | str
+
+#: A longer custom name is counted with the others, a longer page is cut: both are kept in every session.
+MAX_NAME_CHARS: Final = 64
+MAX_PAGE_CHARS: Final = 256
+#: More units of one order line are taken for a mistake: the line counts as one.
+MAX_UNITS: Final = 1_000_000
+ORDER_COMPLETED: Final = TRACK_CODES["Order Completed"]
+CONVERSIONS: Final = frozenset[NameCode]({ORDER_COMPLETED})
+
+
+class Order(msgspec.Struct, frozen=True, gc=False):
+    """A completed order: revenue in millionths, units by product id."""
+
+    revenue: int
+    units: dict[str, int]
+
+
+class SessionEvent(msgspec.Struct, frozen=True, gc=False):
+    """One valid, unique event as sessions count it. ``name`` is a code of ``clickstream`` or a custom name."""
+
+    time_ms: int
+    name: NameCode
+    page: str | None = None
+    converts: bool = False
+    order: Order | None = None
+
+
+class _Page(msgspec.Struct, frozen=True, gc=False):
+    path: str | None = None
+
+
+class _Context(msgspec.Struct, frozen=True, gc=False):
+    page: _Page | None = None
+
+
+class _Line(msgspec.Struct, frozen=True, gc=False):
+    product_id: str | int | None = None
+    quantity: int | float | None = None
+
+
+class _Properties(msgspec.Struct, frozen=True, gc=False):
+    path: str | None = None
+    revenue: int | float | str | None = None
+    total: int | float | str | None = None
+    products: list[_Line] | None = None
+
+
+class _Call(msgspec.Struct, frozen=True, gc=False):
+    name: str | None = None
+    context: _Context | None = None
+    properties: _Properties | None = None
+
+
+_NO_PROPERTIES: Final = _Properties()
+_decode: Final = msgspec.json.Decoder(_Call).decode
+_decode_any: Final = msgspec.json.Decoder().decode
+
+
+def session_event(interaction: Interaction, value: bytes, conversions: frozenset[NameCode] = CONVERSIONS) -> SessionEvent:
+    """The session's view of an event.
+
+    Args:
+        value: the record's value, which ``interaction`` was decoded from.
+        conversions: names that make a session a converted one.
+    """
+    try:
+        call = _decode(value)
+    except msgspec.ValidationError:
+        call = _lenient(_decode_any(value))
+    event, name = interaction.event, name_of(interaction)
+    context, properties = call.context, call.properties or _NO_PROPERTIES
+    page = context.page.path if context is not None and context.page is not None else None
+    page = page or properties.path or (call.name if event.type != TRACK else None)
+    order = _order(properties) if name == ORDER_COMPLETED else None
+    return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order)
+
+
+def name_of(interaction: Interaction) -> NameCode:
+    """The stored code of an event's name: of ``clickstream``, or the custom name itself unless it is too long."""
+    event = interaction.event
+    name = event.event
+    if event.type != TRACK or name is None:
+        return TYPE_CODES[event.type or ""]
+    return TRACK_CODES.get(name) or (name if len(name) <= MAX_NAME_CHARS else OTHER_CODE)
+
+
+def _order(properties: _Properties) -> Order:
+    revenue = micros(properties.revenue)
+    if revenue is None:
+        revenue = micros(properties.total) or 0
+    units: dict[str, int] = {}
+    for line in properties.products or ():
+        if line.product_id is not None and line.product_id != "":
+            key = str(line.product_id)
+            units[key] = units.get(key, 0) + _units(line.quantity)
+    return Order(revenue, units)
+
+
+def _units(quantity: float | None) -> int:
+    return int(quantity) if quantity is not None and 1 <= quantity <= MAX_UNITS else 1
+
+
+def _lenient(call: Any) -> _Call:
+    """The same fields, one by one, of a call in which at least one has the wrong type."""
+    properties = _mapping(_mapping(call).get("properties"))
+    page = _mapping(_mapping(_mapping(call).get("context")).get("page"))
+    lines = properties.get("products")
+    return _Call(
+        _text(_mapping(call).get("name")),
+        _Context(_Page(_text(page.get("path")))),
+        _Properties(
+            _text(properties.get("path")),
+            _number_or_text(properties.get("revenue")),
+            _number_or_text(properties.get("total")),
+            [_line(_mapping(line)) for line in lines] if isinstance(lines, list) else None,
+        ),
+    )
+
+
+def _line(line: dict[str, Any]) -> _Line:
+    product_id, quantity = _number_or_text(line.get("product_id")), _number_or_text(line.get("quantity"))
+    return _Line(None if isinstance(product_id, float) else product_id, None if isinstance(quantity, str) else quantity)
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _number_or_text(value: Any) -> int | float | str | None:
+    return value if isinstance(value, int | float | str) and not isinstance(value, bool) else None
