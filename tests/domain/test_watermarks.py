@@ -71,7 +71,9 @@ def test_a_restart_anywhere_changes_nothing(seen: list[tuple[int, int]], crash_a
     assert crashing.snapshot() == steady.snapshot()
 
 
-@pytest.mark.parametrize(("now_ms", "moved", "expected"), [(1099, False, 970), (1100, False, 970), (1101, True, 971), (5000, True, 4870)])
+@pytest.mark.parametrize(
+    ("now_ms", "moved", "expected"), [(1099, False, 970), (1100, False, 970), (1101, True, 971), (5000, True, 4870)]
+)
 def test_a_silent_source_moves_on_as_if_an_event_had_come_one_idle_time_ago(now_ms: int, moved: bool, expected: int) -> None:
     watermark = Watermark(POLICY)
     watermark.observe(1000, 1000)
@@ -141,11 +143,15 @@ def test_without_upstreams_or_idle_time_a_minimum_does_not_advance() -> None:
     assert not MinWatermark(WatermarkPolicy(), range(2)).advance_idle(10**9)
 
 
-reports = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1000), st.integers(0, 1000), st.none() | st.integers(0, 2000)), max_size=40)
+reports = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 1000), st.integers(0, 1000), st.none() | st.integers(0, 2000)), max_size=40
+)
 
 
 @given(reports, st.integers(0, 40))
-def test_a_minimum_never_goes_back_and_survives_a_restart_anywhere(seen: list[tuple[int, int, int, int | None]], crash_at: int) -> None:
+def test_a_minimum_never_goes_back_and_survives_a_restart_anywhere(
+    seen: list[tuple[int, int, int, int | None]], crash_at: int
+) -> None:
     steady, crashing, before = MinWatermark(POLICY, range(3)), MinWatermark(POLICY, range(3)), NO_WATERMARK
     for at, (upstream, watermark_ms, received_ms, now_ms) in enumerate(seen):
         if at == crash_at:
