@@ -1,0 +1,279 @@
+"""Tumbling and hopping windows by event time: one declaration each, closed by the watermark.
+
+    WindowSpec("item_activity", 60_000, key=item_of, aggregates={"views": Count(is_view), "revenue": Sum(revenue_of)})
+    WindowSpec("add_rate", 600_000, hop_ms=60_000, key=category_of, aggregates={"rate": Ratio(Count(is_add), Count(is_view))})
+
+A window is ``[start, end)``, its start a multiple of ``hop_ms`` since the epoch, and exists where it has an event. It is
+closed when the watermark is at or past its end. Events are kept in panes, as long as the greatest common divisor of
+size and hop: an event updates one pane, however many windows overlap there; a window merges its panes when it closes.
+
+While the watermark is less than ``allowed_lateness_ms`` past its end, an event publishes the window again, ``revision``
+one higher. After that it is past: its events are late for it, always, so an old event cannot bring it back. An event that
+is late for some of its windows counts in the others; only one that is late for all is reported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import gcd
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+
+from app.domain.aggregates import Aggregate
+from app.domain.damage import DamagedState
+from app.domain.watermarks import NO_WATERMARK, LatePolicy
+
+E = TypeVar("E")
+
+VERSION: Final = 1
+#: Due time of a state with nothing to close.
+NEVER: Final = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class WindowSpec(Generic[E]):
+    """One windowed output. Changing size, hop or the order of aggregates needs a new name: stored panes do not fit.
+
+    Raises:
+        ValueError: a size or hop that is not positive, a hop longer than the size, no aggregates.
+    """
+
+    name: str
+    size_ms: int
+    #: What a window is of; None leaves the event out.
+    key: Callable[[E], str | None]
+    aggregates: Mapping[str, Aggregate[E, Any]]
+    #: 0: tumbling, the hop is the size.
+    hop_ms: int = 0
+    allowed_lateness_ms: int = 0
+    late: LatePolicy = LatePolicy.DROP
+    pane_ms: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        hop_ms = self.hop_ms or self.size_ms
+        if not 0 < hop_ms <= self.size_ms or not self.aggregates:
+            raise ValueError(f"window {self.name!r} needs 0 < hop_ms <= size_ms, and an aggregate")
+        object.__setattr__(self, "hop_ms", hop_ms)
+        object.__setattr__(self, "pane_ms", gcd(self.size_ms, hop_ms))
+
+    def starts(self, time_ms: int) -> range:
+        """Starts of the windows that hold ``time_ms``, earliest first."""
+        last_ms = time_ms - time_ms % self.hop_ms
+        return range(last_ms - (self.size_ms - 1 - time_ms % self.hop_ms) // self.hop_ms * self.hop_ms, last_ms + 1, self.hop_ms)
+
+    def max_panes(self, reach_ms: int) -> int:
+        """Most panes that one key can have between two closings at the same watermark.
+
+        Args:
+            reach_ms: how far ahead of the watermark an event can be (``WatermarkPolicy.reach_ms``).
+        """
+        return (self.size_ms + self.allowed_lateness_ms + reach_ms) // self.pane_ms + 2
+
+
+class KeyWindows(msgspec.Struct, gc=False, array_like=True):
+    """What is stored of one key: accumulators by start of pane; never changed once stored."""
+
+    version: int = VERSION
+    #: From this watermark on, ``WindowFold.close`` has something to do for this key.
+    due_ms: int = NEVER
+    #: Windows that end at or before it were published, if they had events.
+    closed_ms: int = NO_WATERMARK
+    panes: dict[int, list[Any]] = {}
+    #: Of windows that may be published again: how often they were.
+    revisions: dict[int, int] = {}
+    #: Windows with a late event since.
+    changed: list[int] = []
+
+
+class ClosedWindow(msgspec.Struct, frozen=True, gc=False):
+    """One published window, identified by name, key and start; a higher revision replaces a lower one."""
+
+    name: str
+    key: str
+    start_ms: int
+    end_ms: int
+    revision: int
+    results: dict[str, Any]
+
+
+class UnreadableWindowsError(DamagedState):
+    """Stored windows have a format version that this build does not know.
+
+    Operator action: run a build at least as new as the one that wrote them.
+    """
+
+    def __init__(self, version: object) -> None:
+        super().__init__(f"stored windows have format version {version}, this build reads up to {VERSION}")
+        self.version = version
+
+
+_decode: Final = msgspec.msgpack.Decoder(KeyWindows).decode
+
+
+def decode_windows(raw: bytes) -> KeyWindows:
+    """Read a stored value of any known version.
+
+    Raises:
+        UnreadableWindowsError: a newer build wrote it.
+        msgspec.DecodeError: it is not stored windows at all.
+    """
+    state = _decode(raw)
+    if state.version != VERSION:
+        raise UnreadableWindowsError(state.version)
+    return state
+
+
+def step(
+    state: KeyWindows | None, event: E, time_ms: int, watermark_ms: int, spec: WindowSpec[E]
+) -> tuple[KeyWindows | None, list[ClosedWindow], LatePolicy | None]:
+    """One event, for callers without batches; ``state`` is that of the event's key, None is that of no key."""
+    key = spec.key(event)
+    fold = WindowFold(spec, {} if state is None or key is None else {key: state})
+    late = fold.add(event, time_ms, watermark_ms)
+    return (state if key is None else fold.states()[key]), fold.closed, late
+
+
+def close(state: KeyWindows, key: str, watermark_ms: int, spec: WindowSpec[E]) -> tuple[KeyWindows | None, list[ClosedWindow]]:
+    """Close what the watermark has passed."""
+    fold = WindowFold(spec, {key: state})
+    fold.close(key, watermark_ms)
+    return fold.states().get(key, state), fold.closed
+
+
+class WindowFold(Generic[E]):
+    """One batch of one spec in progress. It changes private copies; dropping it undoes everything.
+
+    Splitting a stream into batches anywhere gives the same windows, whether or not ``close`` is called between.
+
+    Args:
+        stored: states of the batch's keys, and of those to close, as far as they exist.
+    """
+
+    __slots__ = ("_adds", "_key", "_lateness_ms", "_mine", "_open", "_pane_ms", "_spec", "_stored", "closed", "late")
+
+    def __init__(self, spec: WindowSpec[E], stored: Mapping[str, KeyWindows]) -> None:
+        self._spec = spec
+        self._key = spec.key
+        self._pane_ms = spec.pane_ms
+        self._lateness_ms = spec.size_ms + spec.allowed_lateness_ms
+        self._adds = tuple(enumerate(aggregate.add for aggregate in spec.aggregates.values()))
+        self._stored = stored
+        self._open: dict[str, KeyWindows] = {}
+        #: Panes that may be changed, by key: the others are still those of the stored value.
+        self._mine: dict[str, dict[int, list[Any]]] = {}
+        #: To publish, in order.
+        self.closed: list[ClosedWindow] = []
+        #: Events that were too late for all their windows.
+        self.late = 0
+
+    def add(self, event: E, time_ms: int, watermark_ms: int) -> LatePolicy | None:
+        """Fold one event; None, or what to do with it because it is too late.
+
+        Args:
+            watermark_ms: after this event was observed.
+        """
+        key = self._key(event)
+        if key is None:
+            return None
+        state = self._open.get(key) or self._take(key, watermark_ms)
+        if state.due_ms <= watermark_ms:
+            self._settle(key, state, watermark_ms)
+        accumulators = self._mine[key].get(time_ms - time_ms % self._pane_ms)
+        if accumulators is None or time_ms < watermark_ms:
+            accumulators = self._pane(key, state, time_ms, watermark_ms)
+            if accumulators is None:
+                self.late += 1
+                return self._spec.late
+        for at, add in self._adds:
+            accumulators[at] = add(accumulators[at], event)
+        return None
+
+    def close(self, key: str, watermark_ms: int) -> None:
+        """Close what is due for one key; nothing else changes."""
+        state = self._open.get(key) or self._stored.get(key)
+        if state is not None and state.due_ms <= watermark_ms:
+            self._settle(key, self._open.get(key) or self._take(key, watermark_ms), watermark_ms)
+
+    def states(self) -> dict[str, KeyWindows | None]:
+        """Values to write, by key; None deletes. The fold must not be used any more."""
+        return {key: state if state.panes else None for key, state in self._open.items()}
+
+    def _take(self, key: str, watermark_ms: int) -> KeyWindows:
+        stored = self._stored.get(key)
+        if stored is None:
+            state = KeyWindows(VERSION, NEVER, watermark_ms, {}, {}, [])
+        else:
+            panes, revisions, changed = stored.panes.copy(), stored.revisions.copy(), stored.changed.copy()
+            state = KeyWindows(VERSION, stored.due_ms, stored.closed_ms, panes, revisions, changed)
+        self._open[key] = state
+        self._mine[key] = {}
+        return state
+
+    def _pane(self, key: str, state: KeyWindows, time_ms: int, watermark_ms: int) -> list[Any] | None:
+        """The accumulators that take this event, as private ones; None when all its windows are past."""
+        spec = self._spec
+        if time_ms - time_ms % spec.hop_ms + self._lateness_ms <= watermark_ms:
+            return None
+        self._note_windows(state, time_ms, watermark_ms)
+        mine, start_ms = self._mine[key], time_ms - time_ms % spec.pane_ms
+        accumulators = mine.get(start_ms)
+        if accumulators is None:
+            shared = state.panes.get(start_ms)
+            if shared is None:
+                accumulators = [aggregate.initialize() for aggregate in spec.aggregates.values()]
+            else:
+                accumulators = [aggregate.copy(acc) for aggregate, acc in zip(spec.aggregates.values(), shared, strict=True)]
+            mine[start_ms] = state.panes[start_ms] = accumulators
+        return accumulators
+
+    def _note_windows(self, state: KeyWindows, time_ms: int, watermark_ms: int) -> None:
+        """Make due what this event opens, or changes after it was closed."""
+        state.closed_ms = watermark_ms  # nothing was due; a window that is past must not close by what this event adds
+        for start_ms in self._spec.starts(time_ms):
+            end_ms = start_ms + self._spec.size_ms
+            if end_ms > watermark_ms:
+                state.due_ms = min(state.due_ms, end_ms)
+                return
+            if start_ms + self._lateness_ms > watermark_ms and start_ms not in state.changed:
+                state.changed.append(start_ms)
+                state.due_ms = watermark_ms
+
+    def _settle(self, key: str, state: KeyWindows, watermark_ms: int) -> None:
+        """Publish the windows that the watermark has passed, and forget panes and revisions beyond the lateness."""
+        spec = self._spec
+        starts = {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms)}
+        due = {start_ms for start_ms in starts if state.closed_ms < start_ms + spec.size_ms <= watermark_ms}
+        for start_ms in sorted(due.union(state.changed)):
+            revision = state.revisions.get(start_ms, 0)
+            state.revisions[start_ms] = revision + 1
+            self.closed.append(self._publish(key, state.panes, start_ms, revision))
+        kept = {start_ms for start_ms in starts if start_ms + self._lateness_ms > watermark_ms}
+        state.panes = {pane_ms: pane for pane_ms, pane in state.panes.items() if spec.starts(pane_ms)[-1] in kept}
+        state.revisions = {start_ms: number for start_ms, number in state.revisions.items() if start_ms in kept}
+        state.changed = []
+        state.closed_ms = watermark_ms
+        state.due_ms = self._due_ms(state, kept)
+        mine = self._mine[key]
+        self._mine[key] = {pane_ms: pane for pane_ms, pane in mine.items() if pane_ms in state.panes}
+
+    def _due_ms(self, state: KeyWindows, starts: Iterable[int]) -> int:
+        """The next end of a window, or the next time that something is forgotten."""
+        due_ms = NEVER
+        for start_ms in starts:
+            end_ms = start_ms + self._spec.size_ms
+            due_ms = min(due_ms, end_ms if end_ms > state.closed_ms else start_ms + self._lateness_ms)
+        return due_ms
+
+    def _publish(self, key: str, panes: dict[int, list[Any]], start_ms: int, revision: int) -> ClosedWindow:
+        spec = self._spec
+        end_ms = start_ms + spec.size_ms
+        first, *rest = (panes[pane_ms] for pane_ms in range(start_ms, end_ms, spec.pane_ms) if pane_ms in panes)
+        results = {}
+        for at, (name, aggregate) in enumerate(spec.aggregates.items()):
+            accumulator = first[at]
+            for pane in rest:
+                accumulator = aggregate.merge(accumulator, pane[at])
+            results[name] = aggregate.result(accumulator)
+        return ClosedWindow(spec.name, key, start_ms, end_ms, revision, results)
