@@ -42,7 +42,7 @@ class Aggregate(Protocol[E_contra, A]):
         ...
 
 
-class _Whole:
+class Whole:
     """Accumulators that are never changed in place."""
 
     __slots__ = ()
@@ -52,7 +52,7 @@ class _Whole:
 
 
 @dataclass(frozen=True, slots=True)
-class Count(_Whole, Generic[E]):
+class Count(Whole, Generic[E]):
     """Events, or those ``where`` something true is returned."""
 
     where: Where[E] | None = None
@@ -72,7 +72,7 @@ class Count(_Whole, Generic[E]):
 
 
 @dataclass(frozen=True, slots=True)
-class Sum(_Whole, Generic[E]):
+class Sum(Whole, Generic[E]):
     """Sum of a field; stops at 64 bits."""
 
     field: Number[E]
@@ -92,7 +92,7 @@ class Sum(_Whole, Generic[E]):
 
 
 @dataclass(frozen=True, slots=True)
-class Min(_Whole, Generic[E]):
+class Min(Whole, Generic[E]):
     """Least value of a field."""
 
     field: Number[E]
@@ -113,7 +113,7 @@ class Min(_Whole, Generic[E]):
 
 
 @dataclass(frozen=True, slots=True)
-class Max(_Whole, Generic[E]):
+class Max(Whole, Generic[E]):
     """Greatest value of a field."""
 
     field: Number[E]

@@ -7,7 +7,6 @@ keys, with exact values, since a key that leaves can never be among the least ag
 
 from __future__ import annotations
 
-from copy import copy
 from typing import Final
 
 import msgspec
@@ -59,7 +58,7 @@ def new_part(cell: int, event: SessionEvent) -> SessionPart:
 
 def copy_part(part: SessionPart) -> SessionPart:
     """A part that may be changed."""
-    copied = copy(part)
+    copied: SessionPart = part.__copy__()  # type: ignore[attr-defined] # msgspec's own; copy.copy() costs three times as much
     copied.counts = part.counts.copy()
     copied.products = part.products.copy()
     return copied

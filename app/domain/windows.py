@@ -21,11 +21,12 @@ from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 
-from app.domain.aggregates import Aggregate
+from app.domain.aggregates import Aggregate, Whole
 from app.domain.damage import DamagedState
 from app.domain.watermarks import NO_WATERMARK, LatePolicy
 
 E = TypeVar("E")
+_Panes = dict[int, list[Any]]
 
 VERSION: Final = 1
 #: Due time of a state with nothing to close.
@@ -151,18 +152,19 @@ class WindowFold(Generic[E]):
         stored: states of the batch's keys, and of those to close, as far as they exist.
     """
 
-    __slots__ = ("_adds", "_key", "_lateness_ms", "_mine", "_open", "_pane_ms", "_spec", "_stored", "closed", "late")
+    __slots__ = ("_adds", "_copies", "_kept_ms", "_key", "_open", "_pane_ms", "_spec", "_stored", "closed", "late")
 
     def __init__(self, spec: WindowSpec[E], stored: Mapping[str, KeyWindows]) -> None:
         self._spec = spec
         self._key = spec.key
         self._pane_ms = spec.pane_ms
-        self._lateness_ms = spec.size_ms + spec.allowed_lateness_ms
+        self._kept_ms = spec.size_ms + spec.allowed_lateness_ms
         self._adds = tuple(enumerate(aggregate.add for aggregate in spec.aggregates.values()))
+        numbered = enumerate(spec.aggregates.values())
+        self._copies = tuple((at, aggregate.copy) for at, aggregate in numbered if not isinstance(aggregate, Whole))
         self._stored = stored
-        self._open: dict[str, KeyWindows] = {}
-        #: Panes that may be changed, by key: the others are still those of the stored value.
-        self._mine: dict[str, dict[int, list[Any]]] = {}
+        #: With the panes that may be changed: the others are still those of the stored value.
+        self._open: dict[str, tuple[KeyWindows, _Panes]] = {}
         #: To publish, in order.
         self.closed: list[ClosedWindow] = []
         #: Events that were too late for all their windows.
@@ -177,12 +179,12 @@ class WindowFold(Generic[E]):
         key = self._key(event)
         if key is None:
             return None
-        state = self._open.get(key) or self._take(key, watermark_ms)
+        state, mine = self._open.get(key) or self._take(key, watermark_ms)
         if state.due_ms <= watermark_ms:
-            self._settle(key, state, watermark_ms)
-        accumulators = self._mine[key].get(time_ms - time_ms % self._pane_ms)
+            self._settle(key, state, mine, watermark_ms)
+        accumulators = mine.get(time_ms - time_ms % self._pane_ms)
         if accumulators is None or time_ms < watermark_ms:
-            accumulators = self._pane(key, state, time_ms, watermark_ms)
+            accumulators = self._pane(state, mine, time_ms, watermark_ms)
             if accumulators is None:
                 self.late += 1
                 return self._spec.late
@@ -192,39 +194,43 @@ class WindowFold(Generic[E]):
 
     def close(self, key: str, watermark_ms: int) -> None:
         """Close what is due for one key; nothing else changes."""
-        state = self._open.get(key) or self._stored.get(key)
-        if state is not None and state.due_ms <= watermark_ms:
-            self._settle(key, self._open.get(key) or self._take(key, watermark_ms), watermark_ms)
+        if key in self._open or key in self._stored:
+            state, mine = self._open.get(key) or self._take(key, watermark_ms)
+            if state.due_ms <= watermark_ms:
+                self._settle(key, state, mine, watermark_ms)
 
     def states(self) -> dict[str, KeyWindows | None]:
         """Values to write, by key; None deletes. The fold must not be used any more."""
-        return {key: state if state.panes else None for key, state in self._open.items()}
+        return {key: state if state.panes else None for key, (state, _) in self._open.items()}
 
-    def _take(self, key: str, watermark_ms: int) -> KeyWindows:
+    def _take(self, key: str, watermark_ms: int) -> tuple[KeyWindows, _Panes]:
         stored = self._stored.get(key)
         if stored is None:
             state = KeyWindows(VERSION, NEVER, watermark_ms, {}, {}, [])
         else:
             panes, revisions, changed = stored.panes.copy(), stored.revisions.copy(), stored.changed.copy()
             state = KeyWindows(VERSION, stored.due_ms, stored.closed_ms, panes, revisions, changed)
-        self._open[key] = state
-        self._mine[key] = {}
-        return state
+        self._open[key] = taken = (state, dict[int, list[Any]]())
+        return taken
 
-    def _pane(self, key: str, state: KeyWindows, time_ms: int, watermark_ms: int) -> list[Any] | None:
+    def _pane(self, state: KeyWindows, mine: _Panes, time_ms: int, watermark_ms: int) -> list[Any] | None:
         """The accumulators that take this event, as private ones; None when all its windows are past."""
         spec = self._spec
-        if time_ms - time_ms % spec.hop_ms + self._lateness_ms <= watermark_ms:
+        is_on_time = time_ms >= watermark_ms
+        if not is_on_time and time_ms - time_ms % spec.hop_ms + self._kept_ms <= watermark_ms:
             return None
-        self._note_windows(state, time_ms, watermark_ms)
-        mine, start_ms = self._mine[key], time_ms - time_ms % spec.pane_ms
+        start_ms = time_ms - time_ms % spec.pane_ms
+        shared = state.panes.get(start_ms)
+        if shared is None or not is_on_time:
+            self._note_windows(state, time_ms, watermark_ms)
         accumulators = mine.get(start_ms)
         if accumulators is None:
-            shared = state.panes.get(start_ms)
             if shared is None:
                 accumulators = [aggregate.initialize() for aggregate in spec.aggregates.values()]
             else:
-                accumulators = [aggregate.copy(acc) for aggregate, acc in zip(spec.aggregates.values(), shared, strict=True)]
+                accumulators = shared.copy()
+                for at, copy in self._copies:
+                    accumulators[at] = copy(accumulators[at])
             mine[start_ms] = state.panes[start_ms] = accumulators
         return accumulators
 
@@ -236,34 +242,36 @@ class WindowFold(Generic[E]):
             if end_ms > watermark_ms:
                 state.due_ms = min(state.due_ms, end_ms)
                 return
-            if start_ms + self._lateness_ms > watermark_ms and start_ms not in state.changed:
+            if start_ms + self._kept_ms > watermark_ms and start_ms not in state.changed:
                 state.changed.append(start_ms)
                 state.due_ms = watermark_ms
 
-    def _settle(self, key: str, state: KeyWindows, watermark_ms: int) -> None:
+    def _settle(self, key: str, state: KeyWindows, mine: _Panes, watermark_ms: int) -> None:
         """Publish the windows that the watermark has passed, and forget panes and revisions beyond the lateness."""
         spec = self._spec
-        starts = {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms)}
+        is_tumbling = spec.pane_ms == spec.size_ms
+        starts = set(state.panes) if is_tumbling else {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms)}
         due = {start_ms for start_ms in starts if state.closed_ms < start_ms + spec.size_ms <= watermark_ms}
         for start_ms in sorted(due.union(state.changed)):
             revision = state.revisions.get(start_ms, 0)
             state.revisions[start_ms] = revision + 1
             self.closed.append(self._publish(key, state.panes, start_ms, revision))
-        kept = {start_ms for start_ms in starts if start_ms + self._lateness_ms > watermark_ms}
-        state.panes = {pane_ms: pane for pane_ms, pane in state.panes.items() if spec.starts(pane_ms)[-1] in kept}
+        kept = {start_ms for start_ms in starts if start_ms + self._kept_ms > watermark_ms}
+        state.panes = {pane_ms: pane for pane_ms, pane in state.panes.items() if pane_ms - pane_ms % spec.hop_ms in kept}
         state.revisions = {start_ms: number for start_ms, number in state.revisions.items() if start_ms in kept}
         state.changed = []
         state.closed_ms = watermark_ms
         state.due_ms = self._due_ms(state, kept)
-        mine = self._mine[key]
-        self._mine[key] = {pane_ms: pane for pane_ms, pane in mine.items() if pane_ms in state.panes}
+        if mine:
+            for pane_ms in mine.keys() - state.panes.keys():
+                del mine[pane_ms]
 
     def _due_ms(self, state: KeyWindows, starts: Iterable[int]) -> int:
         """The next end of a window, or the next time that something is forgotten."""
         due_ms = NEVER
         for start_ms in starts:
             end_ms = start_ms + self._spec.size_ms
-            due_ms = min(due_ms, end_ms if end_ms > state.closed_ms else start_ms + self._lateness_ms)
+            due_ms = min(due_ms, end_ms if end_ms > state.closed_ms else start_ms + self._kept_ms)
         return due_ms
 
     def _publish(self, key: str, panes: dict[int, list[Any]], start_ms: int, revision: int) -> ClosedWindow:
