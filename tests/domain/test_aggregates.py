@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.aggregates import Aggregate, Count, Distinct, Max, Mean, Min, Ratio, Sum, TopK
+from app.domain.aggregates import Aggregate, Count, Max, Mean, Min, Ratio, Sum
 from app.domain.amounts import MAX_SUM
+from app.domain.estimates import Distinct, TopK
 from app.domain.hyperloglog import MAX_ESTIMATE, MAX_SPARSE, PRECISION, REGISTERS, Sketch, add_text, estimate, merge
 
 Pair = tuple[str, int | None]

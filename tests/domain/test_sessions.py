@@ -13,18 +13,9 @@ from hypothesis import strategies as st
 
 from app.domain.clickstream import OTHER_NAME, TYPE_CODES
 from app.domain.session_events import ORDER_COMPLETED, NameCode, Order, SessionEvent
+from app.domain.session_fold import SessionFold, close, step
 from app.domain.session_parts import MAX_CUSTOM_NAMES, MAX_PRODUCTS
-from app.domain.sessions import (
-    NEVER,
-    ClosedSession,
-    SessionFold,
-    SessionPolicy,
-    UnreadableSessionsError,
-    UserSessions,
-    close,
-    decode_sessions,
-    step,
-)
+from app.domain.sessions import NEVER, ClosedSession, SessionPolicy, UnreadableSessionsError, UserSessions, decode_sessions
 from app.domain.watermarks import LatePolicy
 
 GAP, LENGTH, BOUND = 10, 40, 15

@@ -7,14 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.watermarks import (
-    NO_WATERMARK,
-    MinWatermark,
-    MinWatermarkState,
-    Watermark,
-    WatermarkPolicy,
-    WatermarkState,
-)
+from app.domain.min_watermark import MinWatermark, MinWatermarkState
+from app.domain.watermarks import NO_WATERMARK, Watermark, WatermarkPolicy, WatermarkState
 
 POLICY = WatermarkPolicy(out_of_orderness_ms=30, max_lead_ms=5, idle_ms=100)
 observations = st.lists(st.tuples(st.integers(0, 1000), st.integers(0, 1000)), max_size=40)

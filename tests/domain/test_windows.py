@@ -11,19 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.domain.aggregates import Count, Distinct, Mean, Ratio, Sum, TopK
+from app.domain.aggregates import Count, Mean, Ratio, Sum
+from app.domain.estimates import Distinct, TopK
 from app.domain.watermarks import LatePolicy
-from app.domain.windows import (
-    NEVER,
-    ClosedWindow,
-    KeyWindows,
-    UnreadableWindowsError,
-    WindowFold,
-    WindowSpec,
-    close,
-    decode_windows,
-    step,
-)
+from app.domain.window_fold import WindowFold, close, step
+from app.domain.windows import NEVER, ClosedWindow, KeyWindows, UnreadableWindowsError, WindowSpec, decode_windows
 
 BOUND, END = 15, 10**9
 encode = msgspec.msgpack.Encoder().encode
