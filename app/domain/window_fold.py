@@ -73,7 +73,7 @@ class WindowFold(Generic[E]):
             return None
         state, mine = self._open.get(key) or self._take(key, watermark_ms)
         if state.due_ms <= watermark_ms:
-            self._settle(key, state, mine, watermark_ms)
+            self._settle(key, state, watermark_ms)
         accumulators = mine.get(time_ms - time_ms % self._pane_ms)
         if accumulators is None or time_ms < watermark_ms:
             accumulators = self._pane(state, mine, time_ms, watermark_ms)
@@ -87,9 +87,9 @@ class WindowFold(Generic[E]):
     def close(self, key: str, watermark_ms: int) -> None:
         """Close what is due for one key; nothing else changes."""
         if key in self._open or key in self._stored:
-            state, mine = self._open.get(key) or self._take(key, watermark_ms)
+            state, _ = self._open.get(key) or self._take(key, watermark_ms)
             if state.due_ms <= watermark_ms:
-                self._settle(key, state, mine, watermark_ms)
+                self._settle(key, state, watermark_ms)
 
     def states(self) -> dict[str, KeyWindows | None]:
         """Values to write, by key; None deletes. The fold must not be used any more."""
@@ -134,11 +134,11 @@ class WindowFold(Generic[E]):
             if end_ms > watermark_ms:
                 state.due_ms = min(state.due_ms, end_ms)
                 return
-            if start_ms + self._kept_ms > watermark_ms and start_ms not in state.changed:
+            if start_ms + self._kept_ms > watermark_ms:
                 state.changed.append(start_ms)
                 state.due_ms = watermark_ms
 
-    def _settle(self, key: str, state: KeyWindows, mine: _Panes, watermark_ms: int) -> None:
+    def _settle(self, key: str, state: KeyWindows, watermark_ms: int) -> None:
         """Publish the windows that the watermark has passed, and forget panes and revisions beyond the lateness."""
         spec = self._spec
         is_tumbling = spec.pane_ms == spec.size_ms
@@ -154,9 +154,6 @@ class WindowFold(Generic[E]):
         state.changed = []
         state.closed_ms = watermark_ms
         state.due_ms = self._due_ms(state, kept)
-        if mine:
-            for pane_ms in mine.keys() - state.panes.keys():
-                del mine[pane_ms]
 
     def _due_ms(self, state: KeyWindows, starts: Iterable[int]) -> int:
         """The next end of a window, or the next time that something is forgotten."""

@@ -314,6 +314,42 @@ def test_a_late_event_that_bridges_published_sessions_voids_the_later_one() -> N
     ]
 
 
+def test_a_voided_session_leaves_no_revision_behind() -> None:
+    user = User(SessionPolicy(GAP, LENGTH, allowed_lateness_ms=60))
+    user.batch([at(100), at(112), at(118), at(121)], 131)
+    user.batch([at(119)])
+    user.batch([at(106)])
+    assert [(s.session_ms, s.revision, s.events, s.merged_into_ms) for s in user.closed] == [
+        (100, 0, 1, None),
+        (112, 0, 3, None),
+        (112, 1, 4, None),
+        (112, 2, 0, 100),
+        (100, 1, 6, None),
+    ]
+
+
+def test_a_late_event_inside_a_published_session_is_published_at_once() -> None:
+    user = User(LENIENT)
+    user.batch([at(100), at(108)], 118)
+    assert [(s.revision, s.events) for s in user.batch([at(104), at(109)])] == [(1, 3)]
+    assert [(s.revision, s.events) for s in user.batch([], 119)] == [(2, 4)]
+
+
+def test_a_late_event_between_sessions_of_different_first_cells_joins_the_earlier_and_bridges_nothing() -> None:
+    user = User(SessionPolicy(GAP, LENGTH, allowed_lateness_ms=60))
+    user.batch([at(95), at(103), at(115)], 125)
+    user.batch([at(109)])
+    assert [(s.session_ms, s.revision, s.events) for s in user.closed] == [(95, 0, 2), (115, 0, 1), (95, 1, 3)]
+
+
+@given(st.permutations(["/a", "/b", "/c"]))
+def test_of_pages_at_the_same_time_the_least_is_the_entry_and_the_greatest_the_exit(paths: list[str]) -> None:
+    user = User()
+    user.batch([at(0, page=path) for path in paths])
+    [session] = user.batch([], END)
+    assert (session.entry_page, session.exit_page) == ("/a", "/c")
+
+
 def test_a_late_event_never_moves_a_published_cut() -> None:
     user = User(SessionPolicy(GAP, LENGTH, allowed_lateness_ms=50))
     user.batch([at(time_ms) for time_ms in range(42, 96, 6)], 81)
