@@ -51,7 +51,7 @@ bench: setup $(VENV_STAMP) $(JARS_STAMP) ## Measure on the native Kafka, one JSO
 
 ##@ Prepare
 .PHONY: setup jars venv lock
-setup: ## Java, Maven, redis-server: installs what is missing as root on Debian and Ubuntu, else says how
+setup: ## Java, Maven, redis-server, PostgreSQL: installs what is missing as root on Debian and Ubuntu, else says how
 	@PYTHON=$(PYTHON) deploy/local/setup.sh
 
 venv: $(VENV_STAMP) ## The virtual environment in .venv, from the lock

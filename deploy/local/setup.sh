@@ -1,10 +1,12 @@
 #!/usr/bin/env bash
-# Makes a machine able to run `make demo` and `make test`: Python 3.11-3.13 with venv, Java 17+, Maven, redis-server.
+# Makes a machine able to run `make demo` and `make test`: Python 3.11-3.13 with venv, Java 17+, Maven,
+# redis-server, PostgreSQL.
 # Does nothing when all is there. Installs what is missing with apt-get when root; else prints the command and exits 2.
 # `--dry-run` prints what it would run, and runs nothing.
 set -euo pipefail
 
 readonly PYTHON="${PYTHON:-python3}" JARS="${BASH_SOURCE[0]%/*}/target/dependency"
+readonly POSTGRES_HOME="${POSTGRES_HOME:-/usr/lib/postgresql}"  # Debian keeps its servers there, off PATH
 dry_run=no
 [[ "${1:-}" == --dry-run ]] && dry_run=yes
 
@@ -18,6 +20,8 @@ java_major() {  # prints 0 when there is none
 
 jars_present() { compgen -G "$JARS/kafka_*.jar" >/dev/null; }
 
+postgres_present() { command -v postgres >/dev/null || compgen -G "$POSTGRES_HOME/*/bin/postgres" >/dev/null; }
+
 require_python() {
     command -v "$PYTHON" >/dev/null || fail "no $PYTHON on PATH: install Python 3.11, 3.12 or 3.13, or name one: make PYTHON=python3.12"
     "$PYTHON" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' ||
@@ -29,6 +33,7 @@ missing_packages() {
     [[ "$(java_major)" -ge 17 ]] || java_package
     command -v mvn >/dev/null || jars_present || echo maven
     command -v redis-server >/dev/null || echo redis-server
+    postgres_present || echo postgresql
 }
 
 java_package() {  # the default JRE of a release may be older than 17, or newer than its openjdk-17

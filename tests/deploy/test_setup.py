@@ -27,6 +27,7 @@ class Machine:
         self.script.parent.mkdir()
         shutil.copy(SCRIPT, self.script)
         (self.bin / "python3").symlink_to(sys.executable)
+        self.postgres_home = folder / "postgresql"
 
     def has(self, program: str, code: str = "exit 0") -> None:
         (self.bin / program).unlink(missing_ok=True)
@@ -35,7 +36,7 @@ class Machine:
 
     def has_everything(self, uid: int = 0) -> None:
         self.has("java", JAVA_17)
-        for program in ("mvn", "redis-server", "apt-get", "apt-cache"):
+        for program in ("mvn", "redis-server", "postgres", "apt-get", "apt-cache"):
             self.has(program)
         self.has("id", f"echo {uid}")
 
@@ -48,7 +49,7 @@ class Machine:
         assert bash is not None
         return subprocess.run(
             [bash, str(self.script), *args],
-            env={"PATH": str(self.bin), **env},
+            env={"PATH": str(self.bin), "POSTGRES_HOME": str(self.postgres_home), **env},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -132,6 +133,21 @@ def test_maven_is_not_needed_once_the_jars_are_there(machine: Machine) -> None:
     jars = machine.script.parent / "target" / "dependency"
     jars.mkdir(parents=True)
     (jars / "kafka_2.13-4.0.0.jar").touch()
+
+    assert machine.setup("--dry-run").stdout == ""
+
+
+def test_postgresql_is_installed_where_there_is_none(machine: Machine) -> None:
+    machine.lacks("postgres")
+
+    assert machine.setup("--dry-run").stdout == "would run: apt-get install -y --no-install-recommends postgresql\n"
+
+
+def test_a_postgresql_off_the_path_is_found(machine: Machine) -> None:
+    machine.lacks("postgres")
+    server = machine.postgres_home / "15" / "bin" / "postgres"
+    server.parent.mkdir(parents=True)
+    server.touch()
 
     assert machine.setup("--dry-run").stdout == ""
 
