@@ -133,6 +133,18 @@ class Settings(BaseSettings):
     redis_timeout_ms: int = Field(250, ge=10, description="For one call of the sidecar")
     redis_queue_units: int = Field(64, ge=1, description="Units waiting for Redis per partition; more: catch up from the changelog")
 
+    # -- reference data (enrichment) --------------------------------------------------------------
+    reference_file: Path | None = Field(
+        None, description="TOML of the tables; absent: users and items, app/enrichment/default.toml"
+    )
+    reference_url: str = Field("sqlite:///var/reference.sqlite", description="sqlite:///path or postgresql://user@host/database")
+    reference_password: SecretStr = SecretStr("")
+    reference_timeout_ms: int = Field(500, ge=10, description="One query; the lookups of a batch wait for it")
+    reference_redis_timeout_ms: int = Field(50, ge=5, description="One call; Redis is here to save a query of a few ms")
+    reference_queries_per_s: float = Field(100, gt=0, description="Load budget toward the database, per worker")
+    reference_concurrency: int = Field(4, ge=1, le=64, description="Queries at one time, and connections, per worker")
+    reference_cached_rows: int = Field(50_000, ge=1, description="Rows per table in the process cache; about 1 KiB each")
+
     # -- dead letters -----------------------------------------------------------------------------
     dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
 
