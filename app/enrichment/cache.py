@@ -75,9 +75,9 @@ class ReferenceCache:
         Raises:
             UnknownReference: nobody declared this table.
         """
-        cache = self._cache(table)
+        entries = self._cache(table).entries
         now_ms = self._now_ms()
-        get, touch = cache.entries.get, cache.entries.move_to_end
+        get, touch = entries.get, entries.move_to_end
         found: dict[str, Answer] = {}
         missing: list[str] = []
         for key in keys:
@@ -133,10 +133,10 @@ class ReferenceCache:
         await self._database.aclose()
 
     def _cache(self, table: str) -> TableCache:
-        cache = self._tables.get(table)
-        if cache is None:
-            raise UnknownReference(table, self._tables)
-        return cache
+        try:
+            return self._tables[table]
+        except KeyError:
+            raise UnknownReference(table, self._tables) from None
 
     # -- what the process cache cannot answer -----------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -16,6 +16,9 @@ from app.enrichment.shared import SharedTier
 from app.enrichment.store import ReferenceStore
 
 log = structlog.get_logger(__name__)
+
+#: Calls of Redis at one time. Its client's pool must hold one connection more, for the probe: a pool that is used up raises.
+REDIS_CALLS: Final = 8
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -103,6 +106,7 @@ class SharedGate:
         self.breaker = breaker
         self._tier = tier
         self._counters = counters
+        self._places = asyncio.Semaphore(REDIS_CALLS)
         self._probe: asyncio.Task[None] | None = None
 
     async def call(self, operation: Callable[[SharedTier], Awaitable[T]]) -> T | None:
@@ -112,19 +116,24 @@ class SharedGate:
         if not self.breaker.is_closed:
             self._probe_if_due(self._tier)
             return None
-        try:
-            result = await operation(self._tier)
-        except (RedisError, OSError) as exc:
-            self._failed(exc)
-            return None
-        # Not "answered": a call that began before an outage must not end it.
-        return result
+        async with self._places:
+            return await self._ask(self._tier, operation)
 
     async def aclose(self) -> None:
         """End the probe."""
         if self._probe is not None:
             self._probe.cancel()
             await asyncio.wait([self._probe])
+
+    async def _ask(self, tier: SharedTier, operation: Callable[[SharedTier], Awaitable[T]]) -> T | None:
+        if not self.breaker.is_closed:  # it opened while this call waited, and the wait was all it cost
+            return None
+        try:
+            # A success is not reported: a call that began before an outage must not end it.
+            return await operation(tier)
+        except (RedisError, OSError) as exc:
+            self._failed(exc)
+            return None
 
     def _probe_if_due(self, tier: SharedTier) -> None:
         if (self._probe is None or self._probe.done()) and self.breaker.allows():

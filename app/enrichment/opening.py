@@ -35,7 +35,7 @@ async def open_reference(settings: Settings, redis: Redis | None) -> ReferenceCa
     """The cache that the settings describe. A database that is away is no reason not to start; close it with ``aclose``.
 
     Args:
-        redis: a client of the caller, who closes it; its retries must be off. None: two tiers.
+        redis: a client of the caller, who closes it; its retries must be off, its pool hold more than ``REDIS_CALLS`` connections. None: two tiers.
 
     Raises:
         ReferenceConfigError, ReferenceSchemaError: the declaration or the database is wrong; says what to do.
@@ -49,7 +49,7 @@ async def open_reference(settings: Settings, redis: Redis | None) -> ReferenceCa
         await store.check(tables.values())
     except SQLAlchemyError as exc:
         await store.aclose()
-        raise ReferenceConfigError(f"{engine.url} cannot be made: {exc}. Correct VELTRIX_REFERENCE_URL") from exc
+        raise ReferenceConfigError(f"{engine.url} cannot be made ({exc.args[0]}): correct VELTRIX_REFERENCE_URL") from exc
     except StoreUnavailable as exc:
         log.warning("reference_database_not_checked", error=str(exc))
     except BaseException:

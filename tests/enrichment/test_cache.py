@@ -10,6 +10,7 @@ import pytest
 from app.enrichment.api import Answer, Known, Unavailable, UnknownReference
 from app.enrichment.cache import MAX_REFRESHES, ReferenceCache
 from app.enrichment.entries import ERROR_HOLD_MS
+from app.enrichment.gates import REDIS_CALLS
 from app.enrichment.loader import LEASE_POLLS
 from app.enrichment.opening import build_cache
 from app.enrichment.shared import key_prefix, pack
@@ -301,6 +302,36 @@ async def test_refreshes_that_ended_make_room_for_others(world: World) -> None:
     assert not (await known(cache)).is_stale
 
 
+@pytest.mark.parametrize("redis", [True, False])
+async def test_a_refresh_does_not_queue_for_a_place(world: World, redis: bool) -> None:
+    cache = world.worker(redis=redis, reference_concurrency=1)
+    await known(cache)
+    world.clock.pass_s(TTL_S)
+    world.store.gate = asyncio.Event()
+    busy = asyncio.create_task(known(cache, "bob"))
+    await settle()
+    assert (await known(cache)).is_stale
+    await settle()
+
+    assert cache.counters.shed == 1
+    world.store.gate.set()
+    await busy
+
+
+async def test_a_failed_refresh_takes_nothing_from_the_time_that_a_stale_row_is_given(world: World) -> None:
+    cache = world.worker()
+    await known(cache)
+    world.clock.pass_s(TTL_S)
+    world.store.down = True
+    await known(cache)
+    await settle()
+    assert cache.counters.errors == 1
+    world.clock.pass_s(REVALIDATE_S - 1)
+    assert (await known(cache)).is_stale
+
+    assert cache.counters.stale_on_error == 0
+
+
 async def test_whoever_needs_a_row_that_a_refresh_gave_up_on_loads_it_himself(world: World) -> None:
     cache = world.worker(reference_concurrency=1)
     await known(cache)
@@ -477,6 +508,16 @@ async def test_a_dead_redis_costs_one_call_then_nothing(world: World) -> None:
     assert [answer.tier for answer in answers] == ["database"] * 4
     assert world.shared.calls == ["read"]
     assert cache.counters.redis_errors == 1
+
+
+async def test_calls_of_redis_that_waited_for_others_see_that_it_is_dead(world: World) -> None:
+    cache = world.worker()
+    world.shared.down = True
+
+    answers = await asyncio.gather(*(known(cache, f"k{n}") for n in range(50)))
+
+    assert {answer.tier for answer in answers} == {"database"}
+    assert world.shared.calls == ["read"] * REDIS_CALLS
 
 
 async def test_a_dead_redis_is_probed_behind_and_used_again(world: World) -> None:
