@@ -25,6 +25,7 @@ log = structlog.get_logger(__name__)
 ROUNDS: Final = 3
 #: Refreshes at one time; each is one query for the stale keys of a batch.
 MAX_REFRESHES: Final = 8
+CANCEL_AGAIN_S: Final = 0.5
 #: Clocks of workers differ by less.
 CLOCK_SKEW_MS: Final = 2000
 
@@ -125,10 +126,10 @@ class ReferenceCache:
 
     async def aclose(self) -> None:
         """End all loads, close the database. Whoever waits for a load is told that it failed."""
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        while self._tasks:  # again, if a client library swallowed a cancellation or a load was begun meanwhile
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks, timeout=CANCEL_AGAIN_S)
         await self._shared.aclose()
         await self._database.aclose()
 

@@ -61,6 +61,9 @@ def item_row(rank: int) -> dict[str, Any]:
 
 async def create_default_schema(engine: AsyncEngine) -> None:
     """Make ``users`` and ``items`` where they are missing; what is there is left alone."""
+    if engine.dialect.name == "sqlite":
+        async with engine.connect() as connection:  # kept in the file: readers and one writer do not wait for each other
+            await connection.exec_driver_sql("PRAGMA journal_mode=WAL")
     async with engine.begin() as connection:
         for table in METADATA.sorted_tables:
             await connection.execute(CreateTable(table, if_not_exists=True))  # workers may start together

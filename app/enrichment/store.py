@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-from sqlalchemy import ARRAY, Column, Connection, Integer, MetaData, Select, String, Table, any_, bindparam, event, inspect, select
+from sqlalchemy import ARRAY, Column, Connection, Integer, MetaData, Select, String, Table, any_, bindparam, inspect, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchTableError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
@@ -29,6 +29,8 @@ SQLITE_MAX_KEYS: Final = 30_000
 MAX_INTEGER: Final = 2**63
 #: A connection that a firewall forgot is found out by failing; younger ones are trusted.
 RECYCLE_S: Final = 1800
+#: A file that was replaced by another one is noticed after this.
+SQLITE_RECYCLE_S: Final = 10
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 
 
@@ -175,10 +177,7 @@ def make_engine(settings: Settings) -> AsyncEngine:
     if url.drivername == DRIVERS["sqlite"]:
         if url.database:
             _make_folder(Path(url.database).parent)
-        engine = create_async_engine(url, connect_args={"timeout": timeout_s})
-        # Readers and one writer do not wait for each other.
-        event.listen(engine.sync_engine, "connect", lambda connection, _: connection.execute("PRAGMA journal_mode=WAL"))
-        return engine
+        return create_async_engine(url, connect_args={"timeout": timeout_s}, pool_recycle=SQLITE_RECYCLE_S)
     return create_async_engine(
         url,
         isolation_level="AUTOCOMMIT",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import threading
 from pathlib import Path
 
@@ -65,8 +66,8 @@ async def test_a_database_that_is_away_is_no_reason_not_to_start(settings: Setti
     (folder / "reference.sqlite").write_text("This is no database yet. " * 100)
     cache = await open_reference(settings.model_copy(update={"reference_file": file}), None)
     assert await cache.get_many("users", ["user-000005"]) == {"user-000005": Unavailable("database_down")}
-    (folder / "reference.sqlite").unlink()
-    await seed(settings)
+    await seed(load_settings(reference_url=f"sqlite:///{tmp_path}/seeded"))
+    shutil.copyfile(tmp_path / "seeded", folder / "reference.sqlite")
     answer = (await cache.get_many("users", ["user-000005"]))["user-000005"]
     await cache.aclose()
 
