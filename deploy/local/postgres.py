@@ -90,16 +90,6 @@ class LocalPostgres:
             self._process.wait(STOP_TIMEOUT_S)
             self._process.kill()
 
-    def pause(self) -> None:
-        """It keeps its connections and answers nothing. (Its sessions are processes of their own: only new ones stand still.)"""
-        if self._process is not None:
-            self._process.pause()
-
-    def resume(self) -> None:
-        """After ``pause``."""
-        if self._process is not None:
-            self._process.resume()
-
     def restart(self) -> None:
         """Stop, then start on the same port with the same data."""
         self.stop()

@@ -1,4 +1,4 @@
-"""Real services for the enrichment tests that ask for them; those are marked ``integration``."""
+"""A world of fakes, and real services for the tests that are marked ``integration``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from deploy.local.postgres import LocalPostgres
 from deploy.local.redis import LocalRedis
+from tests.enrichment.world import World
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +30,9 @@ def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
     """One Redis for the run. Do not stop it."""
     with LocalRedis(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture
+def world() -> World:
+    """A new one, with users ann, bob and cid."""
+    return World()
