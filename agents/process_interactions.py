@@ -1,14 +1,15 @@
-"""``interactions`` to ``interactions-enriched``: validate, de-duplicate, keep a profile per user.
+"""``interactions`` to ``interactions-enriched``: validate, de-duplicate, keep a profile and sessions per user.
 
-The profile of a user is written once per batch, its closed chunks of remembered ids once ever. A record that is
-refused changes no state: its id is not remembered, so a repaired replay passes exactly once.
+Closed sessions go to ``sessions``, what events say of items to ``item-activity``. The values of a user are written once
+per batch. A record that is refused changes no state: its id is not remembered, so a repaired replay passes exactly once.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agents.registry import registry
+from app.domain.activities import Router, encode_batch
 from app.domain.closed_ids import ClosedIdsCache
 from app.domain.codec import Limits
 from app.domain.dedupe import DedupePolicy
@@ -16,15 +17,28 @@ from app.domain.enriched import enrich
 from app.domain.errors import Rejection
 from app.domain.events import Interaction
 from app.domain.fold import BatchFold
+from app.domain.session_events import NameCode, session_event
+from app.domain.session_fold import SessionFold
+from app.domain.sessions import SessionPolicy, UserSessions, encode_session
+from app.domain.source_clock import SourceClock
+from app.domain.times import broker_time_ms
+from app.domain.totals import EventTotals
 from app.domain.validation import classify
-from app.engine.api import Batch, Effects, Failure, Output, Record, State
+from app.domain.watermarks import LatePolicy, WatermarkPolicy
+from app.engine.api import Batch, Effects, Failure, Output, Record, State, put_all
 from app.settings import Settings
-from app.topics import ENRICHED, INTERACTIONS
+from app.topics import ENRICHED, INTERACTIONS, ITEM_ACTIVITY, SESSIONS
+from tables.event_totals import ALL, event_totals
 from tables.seen_ids import seen_ids
+from tables.source_clocks import CLOCK, source_clocks
 from tables.user_profiles import user_profiles
+from tables.user_sessions import user_sessions
+from tables.windows import KEYS
 
 #: 10 MiB when full. A user beyond it costs one read per closed chunk whenever it comes back.
 CLOSED_IDS_IN_MEMORY = 400_000
+#: One stored profile is looked at per so many records, to find those that have expired.
+RECORDS_PER_SWEEP = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +47,11 @@ class Rules:
 
     limits: Limits
     dedupe: DedupePolicy
+    watermarks: WatermarkPolicy
+    sessions: SessionPolicy
+    user_expiry_ms: int
+    has_sessions: bool
+    has_windows: bool
     closed_ids: ClosedIdsCache
 
     @classmethod
@@ -46,26 +65,49 @@ class Rules:
             partitions=settings.partitions,
         )
         dedupe = DedupePolicy(settings.dedupe_min_ids, settings.dedupe_max_ids, settings.dedupe_min_age_ms)
-        return cls(limits, dedupe, ClosedIdsCache(CLOSED_IDS_IN_MEMORY))
+        watermarks = WatermarkPolicy(settings.watermark_delay_ms, settings.watermark_lead_ms, settings.watermark_idle_ms)
+        late = LatePolicy(settings.late_policy)
+        sessions = SessionPolicy(settings.session_gap_ms, settings.session_max_length_ms, settings.allowed_lateness_ms, late)
+        has = settings.sessions_enabled, settings.windows_enabled
+        return cls(limits, dedupe, watermarks, sessions, settings.user_expiry_ms, *has, ClosedIdsCache(CLOSED_IDS_IN_MEMORY))
 
 
-@registry.agent(source=INTERACTIONS, views=(user_profiles, seen_ids), setup=Rules.from_settings)
+@registry.agent(
+    source=INTERACTIONS,
+    views=(user_profiles, seen_ids, user_sessions, event_totals, source_clocks),
+    setup=Rules.from_settings,
+    ticks=True,
+)
 async def process_interactions(batch: Batch[Rules]) -> Effects:
-    """Valid unique events with their sequence number; per-user profiles."""
-    rules, effects = batch.context, batch.effects()
+    """Valid unique events with their sequence number; per-user profiles and sessions; activity per item."""
+    effects = batch.effects()
     valid = _classify(batch, effects)
-    if not valid:
-        return effects
-    fold = _open_fold(batch.state, rules, {interaction.user_key for _, interaction in valid})
+    work = _begin(batch, {interaction.user_key for _, interaction in valid})
     for record, interaction in valid:
-        sequence = fold.add(interaction, record.timestamp)
-        if sequence is None:
-            effects.duplicate(record)
-            continue
-        value = enrich(record.value or b"", sequence, record.timestamp, interaction.event.has_veltrix)
-        effects.emit(record, Output(ENRICHED, record.key, value))
-    _write(batch.state, rules, fold)
+        _fold(work, record, interaction, effects)
+    if batch.idle_ms is not None:
+        work.is_clock_moved |= work.clock.idle(batch.idle_ms)
+    _close_sessions(batch.state, work, effects)
+    _send_activities(work, effects)
+    _forget_users(batch, work)
+    _write(batch.state, batch.context, work)
     return effects
+
+
+@dataclass(slots=True)
+class _Work:
+    """What one batch folds into."""
+
+    clock: SourceClock
+    profiles: BatchFold
+    sessions: SessionFold
+    stored_sessions: dict[str, UserSessions]
+    """of whoever is in the batch, then of those whose session is due; read by ``sessions``"""
+    router: Router
+    rules: Rules
+    users: set[str]
+    names: list[NameCode] = field(default_factory=list)
+    is_clock_moved: bool = False
 
 
 def _classify(batch: Batch[Rules], effects: Effects) -> list[tuple[Record, Interaction]]:
@@ -80,21 +122,83 @@ def _classify(batch: Batch[Rules], effects: Effects) -> list[tuple[Record, Inter
     return valid
 
 
-def _open_fold(state: State, rules: Rules, user_keys: set[str]) -> BatchFold:
-    """Read what the batch's users have: two many-key reads at most, the second only for ids that are not in memory."""
+def _begin(batch: Batch[Rules], user_keys: set[str]) -> _Work:
+    """Read what the batch's users have: three many-key reads at most, one of them only for ids that are not in memory."""
+    rules, state = batch.context, batch.state
+    clock = SourceClock(rules.watermarks, state.view(source_clocks).get(CLOCK))
     profiles = state.view(user_profiles).get_many(user_keys)
     recents = {user_key: profile.recent for user_key, profile in profiles.items()}
     closed = rules.closed_ids.take(recents, state.view(seen_ids).get_many)
-    return BatchFold(rules.dedupe, profiles, closed)
+    sessions = state.view(user_sessions).get_many(user_keys) if rules.has_sessions else {}
+    router = Router(KEYS, rules.limits.partitions, batch.lane.partition)
+    fold = BatchFold(rules.dedupe, profiles, closed)
+    return _Work(clock, fold, SessionFold(rules.sessions, sessions), sessions, router, rules, user_keys)
 
 
-def _write(state: State, rules: Rules, fold: BatchFold) -> None:
-    users, ids = state.view(user_profiles), state.view(seen_ids)
-    for user_key, profile in fold.profiles.items():
-        users.put(user_key, profile)
-    for key, chunk in fold.chunks.items():
-        if chunk is None:
-            ids.delete(key)
-        else:
-            ids.put(key, chunk)
+def _fold(work: _Work, record: Record, interaction: Interaction, effects: Effects) -> None:
+    """One valid event: a duplicate, or the next of its user."""
+    value, headers, rules = record.value or b"", record.headers, work.rules
+    sequence = work.profiles.add(interaction, record.timestamp, work.clock.watermark_ms - rules.user_expiry_ms)
+    if sequence is None:
+        effects.duplicate(record)
+        return
+    received_ms = broker_time_ms(record.timestamp, headers) if headers else record.timestamp
+    watermark_ms = work.clock.watermark.observe(interaction.time_ms, received_ms)
+    work.is_clock_moved = True
+    if rules.has_sessions or rules.has_windows:
+        _derive(work, record, interaction, watermark_ms, effects)
+    effects.emit(record, Output(ENRICHED, record.key, enrich(value, sequence, record.timestamp, interaction.event.has_veltrix)))
+
+
+def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms: int, effects: Effects) -> None:
+    """What a unique event is to its user's session and to windows."""
+    user_key, event = interaction.user_key, session_event(interaction, record.value or b"")
+    work.names.append(event.name)
+    if work.rules.has_windows:
+        work.router.add(record.offset, user_key, event, watermark_ms)
+    if work.rules.has_sessions and work.sessions.add(user_key, event, watermark_ms) is LatePolicy.DEAD_LETTER:
+        effects.set_aside(record, Failure("aggregate", "late", "later than allowed_lateness_ms for sessions", "late"))
+
+
+def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
+    """Publish the sessions that are over by now."""
+    view, watermark_ms = state.view(user_sessions), work.clock.watermark_ms
+    due = view.due(watermark_ms)
+    work.stored_sessions |= view.get_many(user_key for user_key in due if user_key not in work.users)
+    for user_key in sorted(work.users.union(due)):
+        work.sessions.close(user_key, watermark_ms)
+    for session in work.sessions.closed:
+        effects.publish(Output(SESSIONS, session.user[2:].encode(), encode_session(session)))
+    effects.late("sessions", work.sessions.late)
+
+
+def _send_activities(work: _Work, effects: Effects) -> None:
+    """To the partitions that the events' items and names belong to; now and then to all, for the watermark."""
+    clock = work.clock
+    is_time_to_tell = work.is_clock_moved and clock.announce()
+    if work.is_clock_moved and work.rules.has_windows:
+        for partition, activities in work.router.batches(clock.watermark_ms, everyone=is_time_to_tell):
+            effects.publish(Output(ITEM_ACTIVITY, b"%d" % activities.upstream, encode_batch(activities), partition=partition))
+
+
+def _forget_users(batch: Batch[Rules], work: _Work) -> None:
+    """Delete some profiles that have expired. When does not matter: an expired one is as good as none (``BatchFold``)."""
+    count = len(batch.records) // RECORDS_PER_SWEEP or (bool(batch.records) and batch.records[0].offset % RECORDS_PER_SWEEP == 0)
+    if count:
+        before_ms = work.clock.watermark_ms - work.rules.user_expiry_ms
+        for user_key, profile in batch.state.view(user_profiles).sweep(count).items():
+            if profile.last_seen_ms < before_ms:
+                work.profiles.forget(user_key, profile)
+
+
+def _write(state: State, rules: Rules, work: _Work) -> None:
+    fold = work.profiles
+    put_all(state.view(user_profiles), fold.written())
+    put_all(state.view(seen_ids), fold.chunks)
+    put_all(state.view(user_sessions), work.sessions.states())
     fold.give_back(rules.closed_ids)
+    if work.names:
+        totals = state.view(event_totals)
+        totals.put(ALL, (totals.get(ALL) or EventTotals()).plus(work.names))
+    if work.is_clock_moved:
+        state.view(source_clocks).put(CLOCK, work.clock.snapshot())

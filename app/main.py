@@ -11,6 +11,7 @@ import importlib
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, cast
 
 import msgspec
@@ -25,6 +26,8 @@ from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.domain.profiles import to_json
+from app.domain.totals import totals_to_json
+from app.domain.windows import running_windows
 from app.engine import broken_connection
 from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
@@ -60,11 +63,16 @@ from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
 from app.topics import AGENTS, dead_letters_of
+from tables.windows import WINDOWS
 
 log = structlog.get_logger(__name__)
 
 #: How a lookup resource shows its values; others are shown as they are stored.
-PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {"users": to_json}
+PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {
+    "users": to_json,
+    "totals": totals_to_json,
+    **{spec.name: partial(running_windows, spec) for spec in WINDOWS},
+}
 
 
 def import_agents() -> frozenset[str]:
@@ -85,7 +93,7 @@ AGENT_FILES: Final = import_agents()
 def build(settings: Settings) -> EngineApp:
     """One worker, wired and not started."""
     broken_connection.install()
-    declarations = tuple(registry)
+    declarations = wanted(settings)
     registry_of_metrics = CollectorRegistry()
     catalogue = Catalogue(registry_of_metrics)
     stream_app = new_faust_app(settings, logging_config(settings))
@@ -99,7 +107,7 @@ def build(settings: Settings) -> EngineApp:
     stream_app.engine = new_engine(settings, declarations, delivery, metrics, follower or NoListener())
     stream_app.fatal = stream_app.engine.fatal
     stream_app.bind(declarations, settings.partitions)
-    assert_complete(stream_app, declarations, AGENT_FILES)
+    assert_complete(stream_app, declarations, AGENT_FILES - {agent.name for agent in registry} | {a.name for a in declarations})
     loop_lag = LoopLagMonitor(catalogue)
     EngineMetrics(catalogue, status)
     WatchMetrics(catalogue, status, watchdog, fence)
@@ -130,6 +138,12 @@ def build(settings: Settings) -> EngineApp:
 
     stream_app.conf.Worker = cast("Any", worker_class(services))
     return stream_app
+
+
+def wanted(settings: Settings) -> tuple[AgentDeclaration, ...]:
+    """The agents that run: all but those that the settings switch off."""
+    off = set() if settings.windows_enabled else {"aggregate_items"}
+    return tuple(agent for agent in registry if agent.name not in off)
 
 
 class Sidecar(SidecarService):
@@ -181,7 +195,7 @@ def new_delivery(
             interval_s=settings.transaction_interval_ms / 1000,
             new_producer=lambda transactional_id: transactional_producer(settings, transactional_id),
             is_member=lambda: consumer_of(stream_app).is_member(),
-            committed=lambda tps: consumer_of(stream_app).committed(tps),
+            committed=lambda tps: consumer_of(stream_app).commits(tps),
             dead_letter=dead_letter,
             observer=metrics,
             check_alive=check_alive,

@@ -73,6 +73,28 @@ class Settings(BaseSettings):
     dedupe_max_ids: int = Field(4096, ge=16, description="Hard bound of remembered ids per user")
     dedupe_min_age_ms: int = Field(86_400_000, description="Between both bounds an id is kept this long (broker time)")
 
+    # -- event time: sessions and windows (ADR 0008) ------------------------------------------------
+    sessions_enabled: bool = Field(True, description="Sessions per user, to the topic `sessions`")
+    windows_enabled: bool = Field(True, description="Windows per item and event name, by way of `item-activity`, to `item-windows`")
+    watermark_delay_ms: int = Field(30_000, ge=0, description="Events may be out of order by this much and still be on time")
+    watermark_lead_ms: int = Field(
+        0, ge=0, description="An event from the future moves the watermark at most this far past its broker time"
+    )
+    watermark_idle_ms: int = Field(
+        60_000, ge=0, description="A partition that is read to its end and silent for this long holds nobody back; 0: for ever"
+    )
+    session_gap_ms: int = Field(1_800_000, ge=1000, description="Silence that ends a session")
+    session_max_length_ms: int = Field(
+        86_400_000, ge=2000, description="No session is as long; none shorter than half of it is cut"
+    )
+    allowed_lateness_ms: int = Field(0, ge=0, description="Closed sessions and windows are corrected (`revision`) for this long")
+    late_policy: Literal["drop", "dead_letter"] = Field(
+        "drop", description="Events later than that: counted, or also parked (`late`)"
+    )
+    user_expiry_ms: int = Field(
+        30 * 86_400_000, ge=86_400_000, description="A user who is away for longer, by event time, is forgotten"
+    )
+
     # -- engine -----------------------------------------------------------------------------------
     unit_max_records: int = Field(1000, ge=1, description="Largest micro-batch; 10-15 ms of compute under drain")
     unit_max_bytes: int = Field(512 * 1024, ge=1024, description="Largest micro-batch in source bytes")
@@ -172,6 +194,8 @@ class Settings(BaseSettings):
     def _check_combinations(self) -> Settings:
         if self.lane_low_water >= self.lane_high_water:
             raise ValueError("lane_low_water must be below lane_high_water")
+        if self.session_max_length_ms < 2 * self.session_gap_ms:
+            raise ValueError("session_max_length_ms must be at least twice session_gap_ms")
         needed = -(-self.dedupe_min_ids // 16) * 16 + 15
         if self.dedupe_max_ids < needed:
             raise ValueError(f"dedupe_max_ids must be at least {needed} for this dedupe_min_ids (ids are kept in chunks of 16)")

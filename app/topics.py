@@ -13,9 +13,19 @@ from app.settings import Settings
 
 INTERACTIONS = "interactions"
 ENRICHED = "interactions-enriched"
+SESSIONS = "sessions"
+ITEM_ACTIVITY = "item-activity"
+ITEM_WINDOWS = "item-windows"
+REFERENCE_CHANGES = "reference-changes"
 
 #: Agent -> the topic it reads. Each agent has one changelog, each source one dead letter queue.
-AGENTS: Mapping[str, str] = {"process_interactions": INTERACTIONS}
+AGENTS: Mapping[str, str] = {
+    "process_interactions": INTERACTIONS,
+    "aggregate_items": ITEM_ACTIVITY,
+}
+
+#: Written and read by ourselves: what is in them belongs to the state as it was, so a reset skips it.
+INTERNAL = frozenset({ITEM_ACTIVITY})
 
 #: What a header of a dead letter adds at most; its topic must take a source record plus this.
 DLQ_HEADROOM_BYTES = 64 * 1024
@@ -65,6 +75,9 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
     return [
         Topic(INTERACTIONS, n, "ingest, SDKs, veltrix generate", durable | {"max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES)}),
         Topic(ENRICHED, n, "process_interactions", durable),
+        Topic(SESSIONS, n, "process_interactions", durable),
+        Topic(ITEM_ACTIVITY, n, "process_interactions, for aggregate_items", durable),
+        Topic(ITEM_WINDOWS, n, "aggregate_items", durable),
         *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
     ]

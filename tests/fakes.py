@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, TypeVar
 
@@ -12,6 +12,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
 
 from app.engine.api import BoundView, Effects, LaneId, View
+from app.engine.writer import Addressed
 
 C = TypeVar("C")
 V = TypeVar("V")
@@ -53,6 +54,25 @@ class FakeView(Generic[V]):
     def delete(self, key: str) -> None:
         self._state.write(self._view.raw_key(key), None)
 
+    def due(self, watermark_ms: int) -> list[str]:
+        due_ms = self._view.due_ms
+        assert due_ms is not None, f"{self._view.name} does not say when its values are due"
+        return [key for key, value in self._all().items() if due_ms(value) <= watermark_ms]
+
+    def sweep(self, count: int) -> dict[str, V]:
+        prefix, after = self._view.prefix, self._state.cursors.get(self._view.prefix, "")
+        page = dict([(key, value) for key, value in self._all().items() if key > after][:count])
+        self._state.cursors[prefix] = max(page) if len(page) == count else ""
+        return page
+
+    def _all(self) -> dict[str, V]:
+        prefix = self._view.prefix
+        return {
+            raw[len(prefix) :].decode(): self._view.decode(self._state.raw[raw])
+            for raw in sorted(self._state.raw)
+            if raw.startswith(prefix)
+        }
+
 
 class FakeState:
     """One partition's table: ``raw`` is its content, ``writes`` all writes in order, ``reads`` all raw keys read."""
@@ -61,6 +81,7 @@ class FakeState:
         self.raw: dict[bytes, bytes] = dict(raw or {})
         self.writes: list[tuple[bytes, bytes | None]] = []
         self.reads: list[bytes] = []
+        self.cursors: dict[bytes, str] = {}
 
     def view(self, view: View[V]) -> BoundView[V]:
         return FakeView(view, self)
@@ -82,6 +103,7 @@ class FakeBatch(Generic[C]):
     state: FakeState = field(default_factory=FakeState)
     lane: LaneId = field(default_factory=lambda: LaneId("process_interactions", 0))
     topic: str = "interactions"
+    idle_ms: int | None = None
 
     def effects(self) -> Effects:
         return Effects()
@@ -148,9 +170,9 @@ class FakeDelivery:
         """Everything sent that is neither acknowledged nor failed."""
         return [sent for sent in (*self.outputs, *self.states) if not sent.answer.done()]
 
-    async def publish(self, partition: int, batches: Mapping[str, list[BatchBuilder]]) -> list[asyncio.Future[Any]]:
+    async def publish(self, batches: Iterable[Addressed]) -> list[asyncio.Future[Any]]:
         await self.open.wait()
-        return [self._send(self.outputs, topic, partition, batch).answer for topic, parts in batches.items() for batch in parts]
+        return [self._send(self.outputs, topic, partition, batch).answer for topic, partition, batch in batches]
 
     async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
         return await self._send(self.states, topic, partition, batch).answer

@@ -35,7 +35,7 @@ from app.engine.api import RESET_KEY
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
 from app.topic_admin import DEFAULT_AGENTS, VISIBLE_TIMEOUT_S, KafkaTopicAdmin, open_admin
-from app.topics import AGENTS, changelog_of
+from app.topics import AGENTS, INTERNAL, changelog_of
 
 #: DeleteRecords is refused for a topic that is only compacted. With these no record can expire meanwhile.
 DELETABLE: Final = {"cleanup.policy": "compact,delete", "retention.ms": "-1", "retention.bytes": "-1"}
@@ -184,6 +184,7 @@ async def _rewinds(consumer: aiokafka.AIOKafkaConsumer, source: Sequence[TopicPa
         found = await consumer.offsets_for_times(dict.fromkeys(source, to_ms))
         # None: no record is that young, so nothing of this partition is read again.
         targets = {tp: ends[tp] if found[tp] is None else found[tp].offset for tp in source}
+    targets |= {tp: ends[tp] for tp in source if tp.topic in INTERNAL}  # what will be read again writes it again
     return [Rewind(tp.topic, tp.partition, await consumer.committed(tp), targets[tp], ends[tp]) for tp in source]
 
 

@@ -38,14 +38,14 @@ class DueIndex:
             self._noted[key] = due_ms
             heappush(self._heap, (due_ms, key))
 
-    def due(self, watermark_ms: int) -> list[str]:
-        """Keys that may be due, sorted so that a restart closes in the same order. They leave the index.
+    def due(self, watermark_ms: int, limit: int = 1 << 62) -> list[str]:
+        """Up to ``limit`` keys that may be due, the earliest; sorted, so that a restart closes in the same order. They leave.
 
         The caller closes them and notes those that still have a state, also those for which nothing was due.
         """
         found: list[str] = []
         heap, noted = self._heap, self._noted
-        while heap and heap[0][0] <= watermark_ms:
+        while heap and heap[0][0] <= watermark_ms and len(found) < limit:
             due_ms, key = heappop(heap)
             if noted.get(key) == due_ms:  # else it was noted again, for an earlier time
                 del noted[key]

@@ -8,8 +8,6 @@ Splitting a stream into batches anywhere gives the same numbers, profiles and ch
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from app.domain.closed_ids import ClosedIds, ClosedIdsCache
 from app.domain.dedupe import (
     CHUNK_BYTES,
@@ -34,25 +32,33 @@ class BatchFold:
 
     Args:
         policy: how long ids are remembered.
-        stored: profiles of the batch's users, as far as they exist.
+        stored: profiles of the batch's users, as far as they exist; changed in place, so they must be this batch's own.
         closed: closed ids of those users that have any; changed in place, so they must be this batch's own.
     """
 
-    __slots__ = ("_policy", "_stored", "chunks", "closed", "profiles")
+    __slots__ = ("_forgotten", "_policy", "_stored", "chunks", "closed", "profiles")
 
-    def __init__(self, policy: DedupePolicy, stored: Mapping[str, UserProfile], closed: dict[str, ClosedIds]) -> None:
+    def __init__(self, policy: DedupePolicy, stored: dict[str, UserProfile], closed: dict[str, ClosedIds]) -> None:
         self._policy = policy
         self._stored = stored
         self.closed = closed
         #: Profiles to write, by user key.
         self.profiles: dict[str, UserProfile] = {}
+        self._forgotten: list[str] = []
         #: Chunks to write, by chunk key; None deletes.
         self.chunks: dict[str, Chunk | None] = {}
 
-    def add(self, interaction: Interaction, received_ms: int) -> int | None:
-        """Fold one interaction; its sequence number, or None when it is a duplicate and changed nothing."""
+    def add(self, interaction: Interaction, received_ms: int, expired_ms: int = -(2**62)) -> int | None:
+        """Fold one interaction; its sequence number, or None when it is a duplicate and changed nothing.
+
+        Args:
+            expired_ms: a user who was last seen before it (event time) is a new one.
+        """
         user_key, digest = interaction.user_key, interaction.digest
         profile = self.profiles.get(user_key) or self._stored.get(user_key)
+        if profile is not None and profile.last_seen_ms < expired_ms:
+            self.forget(user_key, profile)
+            profile = None
         recent = _NOTHING if profile is None else profile.recent
         head = recent.head
         if head.find(digest) >= 0 and in_ids(digest, head):
@@ -66,6 +72,21 @@ class BatchFold:
         profile = apply(profile, interaction, received_ms, recent)
         self.profiles[user_key] = profile
         return profile.sequence
+
+    def forget(self, user_key: str, profile: UserProfile) -> None:
+        """The user is unknown from now on, with all remembered ids. ``profile`` is the newest stored one."""
+        if user_key in self.profiles and self.profiles[user_key] is not profile:
+            return  # seen in this batch
+        self.profiles.pop(user_key, None)
+        self._stored.pop(user_key, None)
+        self.closed.pop(user_key, None)
+        self._forgotten.append(user_key)
+        for number in range(profile.recent.first, profile.recent.next):
+            self.chunks[chunk_key(user_key, number)] = None
+
+    def written(self) -> dict[str, UserProfile | None]:
+        """Profiles to write, by user key; None deletes."""
+        return {**dict.fromkeys(self._forgotten), **self.profiles}
 
     def give_back(self, cache: ClosedIdsCache) -> None:
         """Keep the closed ids in memory for the next batch, under the names of the profiles they now belong to."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import msgspec
 
 from app.domain.watermarks import NO_WATERMARK, WatermarkPolicy, WatermarkState
+
+#: After every event time.
+ALWAYS: Final = 2**62
 
 
 class MinWatermarkState(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -49,6 +53,15 @@ class MinWatermark:
             if merged.watermark_ms > self.watermark_ms >= known.watermark_ms:
                 self._raise_to(min(state.watermark_ms for state in self._upstreams.values()))
         return self.watermark_ms
+
+    def others(self, upstream: int) -> int:
+        """The least of all but one upstream; with a single one, after every event time.
+
+        Raises:
+            KeyError: this upstream was not announced.
+        """
+        self._upstreams[upstream]
+        return min((state.watermark_ms for number, state in self._upstreams.items() if number != upstream), default=ALWAYS)
 
     def advance_idle(self, now_ms: int) -> bool:
         """Leave silent upstreams out; whether the minimum moved. The caller's duties are those of ``Watermark.advance_idle``.

@@ -1,4 +1,4 @@
-"""What a session wants to know of an event: its name, its page, its order.
+"""What sessions and windows want to know of an event: its name, its page, its order, its items.
 
 These fields are read from the record's bytes a second time, instead of with every event: most agents do not need
 them, and a revenue of the wrong type is no reason to refuse an event. What has no usable type counts as absent.
@@ -19,6 +19,7 @@ NameCode = int | str
 #: A longer custom name is counted with the others, a longer page is cut: both are kept in every session.
 MAX_NAME_CHARS: Final = 64
 MAX_PAGE_CHARS: Final = 256
+MAX_CATEGORY_CHARS: Final = 64
 #: More units of one order line are taken for a mistake: the line counts as one.
 MAX_UNITS: Final = 1_000_000
 ORDER_COMPLETED: Final = TRACK_CODES["Order Completed"]
@@ -32,14 +33,24 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     units: dict[str, int]
 
 
+class ItemLine(msgspec.Struct, frozen=True, gc=False):
+    """One item that an event names. ``price`` is that of one unit, in millionths; None when it does not say."""
+
+    item: str
+    units: int = 1
+    price: int | None = None
+    category: str | None = None
+
+
 class SessionEvent(msgspec.Struct, frozen=True, gc=False):
-    """One valid, unique event as sessions count it. ``name`` is a code of ``clickstream`` or a custom name."""
+    """One valid, unique event as sessions and windows count it. ``name`` is a code of ``clickstream`` or a custom name."""
 
     time_ms: int
     name: NameCode
     page: str | None = None
     converts: bool = False
     order: Order | None = None
+    lines: tuple[ItemLine, ...] = ()
 
 
 class _Page(msgspec.Struct, frozen=True, gc=False):
@@ -53,9 +64,11 @@ class _Context(msgspec.Struct, frozen=True, gc=False):
 class _Line(msgspec.Struct, frozen=True, gc=False):
     product_id: str | int | None = None
     quantity: int | float | None = None
+    price: int | float | str | None = None
+    category: str | None = None
 
 
-class _Properties(msgspec.Struct, frozen=True, gc=False):
+class _Properties(_Line, frozen=True, gc=False):
     path: str | None = None
     revenue: int | float | str | None = None
     total: int | float | str | None = None
@@ -89,7 +102,8 @@ def session_event(interaction: Interaction, value: bytes, conversions: frozenset
     page = context.page.path if context is not None and context.page is not None else None
     page = page or properties.path or (call.name if event.type != TRACK else None)
     order = _order(properties) if name == ORDER_COMPLETED else None
-    return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order)
+    lines = _lines(properties) if interaction.items else ()
+    return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order, lines)
 
 
 def name_of(interaction: Interaction) -> NameCode:
@@ -99,6 +113,22 @@ def name_of(interaction: Interaction) -> NameCode:
     if event.type != TRACK or name is None:
         return TYPE_CODES[event.type or ""]
     return TRACK_CODES.get(name) or (name if len(name) <= MAX_NAME_CHARS else OTHER_CODE)
+
+
+def _lines(properties: _Properties) -> tuple[ItemLine, ...]:
+    """Its own item, then those of its list; lines without an id left out."""
+    own = _item_line(properties)
+    if not properties.products:
+        return () if own is None else (own,)
+    return tuple(line for line in (own, *map(_item_line, properties.products)) if line is not None)
+
+
+def _item_line(line: _Line) -> ItemLine | None:
+    product_id, category = line.product_id, line.category
+    if product_id is None or product_id == "":
+        return None
+    price = None if line.price is None else micros(line.price)
+    return ItemLine(str(product_id), _units(line.quantity), price, category[:MAX_CATEGORY_CHARS] if category else None)
 
 
 def _order(properties: _Properties) -> Order:
@@ -121,11 +151,15 @@ def _lenient(call: Any) -> _Call:
     """The same fields, one by one, of a call in which at least one has the wrong type."""
     properties = _mapping(_mapping(call).get("properties"))
     page = _mapping(_mapping(_mapping(call).get("context")).get("page"))
-    lines = properties.get("products")
+    lines, own = properties.get("products"), _line(properties)
     return _Call(
         _text(_mapping(call).get("name")),
         _Context(_Page(_text(page.get("path")))),
         _Properties(
+            own.product_id,
+            own.quantity,
+            own.price,
+            own.category,
             _text(properties.get("path")),
             _number_or_text(properties.get("revenue")),
             _number_or_text(properties.get("total")),
@@ -136,7 +170,12 @@ def _lenient(call: Any) -> _Call:
 
 def _line(line: dict[str, Any]) -> _Line:
     product_id, quantity = _number_or_text(line.get("product_id")), _number_or_text(line.get("quantity"))
-    return _Line(None if isinstance(product_id, float) else product_id, None if isinstance(quantity, str) else quantity)
+    return _Line(
+        None if isinstance(product_id, float) else product_id,
+        None if isinstance(quantity, str) else quantity,
+        _number_or_text(line.get("price")),
+        _text(line.get("category")),
+    )
 
 
 def _mapping(value: Any) -> dict[str, Any]:

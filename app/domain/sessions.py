@@ -101,6 +101,8 @@ class UnreadableSessionsError(DamagedState):
         self.version = version
 
 
+#: As it is published: a JSON object.
+encode_session: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(UserSessions).decode
 
 

@@ -67,6 +67,11 @@ class Watermark:
         #: Broker time of the latest record.
         self.active_ms = stored.active_ms
 
+    @property
+    def lag_ms(self) -> int:
+        """How far behind the clock an idle advance leaves it."""
+        return self._idle_ms + self._bound_ms
+
     def observe(self, event_time_ms: int, received_ms: int) -> int:
         """Take one valid event in; the watermark after it, which is the one to fold this event with.
 

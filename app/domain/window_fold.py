@@ -12,7 +12,7 @@ from typing import Any, Generic, TypeVar
 
 from app.domain.aggregates import Whole
 from app.domain.watermarks import LatePolicy
-from app.domain.windows import NEVER, VERSION, ClosedWindow, KeyWindows, WindowSpec
+from app.domain.windows import NEVER, VERSION, ClosedWindow, KeyWindows, WindowSpec, results_of
 
 E = TypeVar("E")
 _Panes = dict[int, list[Any]]
@@ -165,12 +165,4 @@ class WindowFold(Generic[E]):
 
     def _publish(self, key: str, panes: dict[int, list[Any]], start_ms: int, revision: int) -> ClosedWindow:
         spec = self._spec
-        end_ms = start_ms + spec.size_ms
-        first, *rest = (panes[pane_ms] for pane_ms in range(start_ms, end_ms, spec.pane_ms) if pane_ms in panes)
-        results = {}
-        for at, (name, aggregate) in enumerate(spec.aggregates.items()):
-            accumulator = first[at]
-            for pane in rest:
-                accumulator = aggregate.merge(accumulator, pane[at])
-            results[name] = aggregate.result(accumulator)
-        return ClosedWindow(spec.name, key, start_ms, end_ms, revision, results)
+        return ClosedWindow(spec.name, key, start_ms, start_ms + spec.size_ms, revision, results_of(spec, panes, start_ms))

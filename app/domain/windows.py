@@ -109,6 +109,8 @@ class UnreadableWindowsError(DamagedState):
         self.version = version
 
 
+#: As it is published: a JSON object.
+encode_window: Final = msgspec.json.Encoder().encode
 _decode: Final = msgspec.msgpack.Decoder(KeyWindows).decode
 
 
@@ -123,3 +125,24 @@ def decode_windows(raw: bytes) -> KeyWindows:
     if state.version != VERSION:
         raise UnreadableWindowsError(state.version)
     return state
+
+
+def running_windows(spec: WindowSpec[Any], state: KeyWindows) -> list[dict[str, Any]]:
+    """What the windows of a key hold so far, the latest first, closed ones that are still kept included: for lookups."""
+    starts = {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms)}
+    return [
+        {"start_ms": start_ms, "end_ms": start_ms + spec.size_ms, "results": results_of(spec, state.panes, start_ms)}
+        for start_ms in sorted(starts, reverse=True)
+    ]
+
+
+def results_of(spec: WindowSpec[Any], panes: Mapping[int, list[Any]], start_ms: int) -> dict[str, Any]:
+    """The results of one window, which has at least one pane."""
+    first, *rest = (panes[pane_ms] for pane_ms in range(start_ms, start_ms + spec.size_ms, spec.pane_ms) if pane_ms in panes)
+    results = {}
+    for at, (name, aggregate) in enumerate(spec.aggregates.items()):
+        accumulator = first[at]
+        for pane in rest:
+            accumulator = aggregate.merge(accumulator, pane[at])
+        results[name] = aggregate.result(accumulator)
+    return results

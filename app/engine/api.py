@@ -8,7 +8,7 @@ change nothing but the state view: the engine may throw the result away and call
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
@@ -39,12 +39,13 @@ class Record(Protocol):
 
 
 class Output(msgspec.Struct, frozen=True, gc=False):
-    """One record to produce, to the partition of its source record's number (topics are co-partitioned)."""
+    """One record to produce. ``partition`` None: that of its source record's number (topics are co-partitioned)."""
 
     topic: str
     key: bytes | None
     value: bytes | None
     headers: tuple[Header, ...] = ()
+    partition: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +62,14 @@ class Failure:
 class Effects:
     """What one run of an agent's body decided, record by record. Created by ``batch.effects()``."""
 
-    __slots__ = ("_offsets", "dead_letters", "dropped", "duplicates", "emitted", "outputs")
+    __slots__ = ("_offsets", "aside", "dead_letters", "dropped", "duplicates", "emitted", "late_events", "outputs", "published")
 
     def __init__(self) -> None:
         self.outputs: list[tuple[Record, Output]] = []
+        self.published: list[Output] = []
         self.dead_letters: list[tuple[Record, Failure]] = []
+        self.aside: list[tuple[Record, Failure]] = []
+        self.late_events: dict[str, int] = {}
         self.emitted = 0
         self.duplicates = 0
         self.dropped = 0
@@ -93,6 +97,19 @@ class Effects:
         self._offsets.append(record.offset)
         self.dropped += 1
 
+    def publish(self, *outputs: Output) -> None:
+        """Publish what the batch as a whole brought about (a window closed), beside what its records did."""
+        self.published += outputs
+
+    def set_aside(self, record: Record, failure: Failure) -> None:
+        """Park a copy of ``record`` beside its outcome: one of its results leaves it out. Not counted as an outcome."""
+        self.aside.append((record, failure))
+
+    def late(self, result: str, count: int) -> None:
+        """So many events came too late for ``result`` (a metric's label: one of a few). Not an outcome either."""
+        if count:
+            self.late_events[result] = self.late_events.get(result, 0) + count
+
     def covers(self, records: Sequence[Record]) -> bool:
         """Whether each of ``records`` has exactly one outcome, and no other record has one."""
         return sorted(self._offsets) == [record.offset for record in records]
@@ -116,7 +133,8 @@ class LaneId(NamedTuple):
 class View(Generic[V]):
     """A typed part of an agent's one table: all keys under ``prefix``, values of one type.
 
-    Declared in ``tables/``. ``lookup`` names the REST resource that serves it from Redis, if any.
+    Declared in ``tables/``. ``lookup`` names the REST resource that serves it from Redis, if any. ``due_ms`` says from
+    which watermark on a value has something to close: its keys can then be asked for by time (``BoundView.due``).
     """
 
     name: str
@@ -124,6 +142,7 @@ class View(Generic[V]):
     encode: Callable[[V], bytes]
     decode: Callable[[bytes], V]
     lookup: str | None = None
+    due_ms: Callable[[V], int] | None = None
 
     def raw_key(self, key: str) -> bytes:
         """The key as RocksDB, changelog and Redis hold it."""
@@ -150,6 +169,27 @@ class BoundView(Protocol[V]):
 
     def delete(self, key: str) -> None: ...
 
+    def due(self, watermark_ms: int) -> list[str]:
+        """Keys whose value may have something to close by ``watermark_ms``; only of views with ``due_ms``.
+
+        A bounded number; the body is called again soon, without records, when there are more. Each is told once: it is
+        told again when its value, as it is after this batch, is due.
+        """
+        ...
+
+    def sweep(self, count: int) -> dict[str, V]:
+        """The next ``count`` values of a round through all keys that never ends. For forgetting what is out of date."""
+        ...
+
+
+def put_all(view: BoundView[V], values: Mapping[str, V | None]) -> None:
+    """Stage many values; None is a delete."""
+    for key, value in values.items():
+        if value is None:
+            view.delete(key)
+        else:
+            view.put(key, value)
+
 
 class State(Protocol):
     """The agent's table, for one partition."""
@@ -158,13 +198,18 @@ class State(Protocol):
 
 
 class Batch(Protocol[C]):
-    """What an agent's body is called with. ``context`` is what the declaration's ``setup(settings)`` returned."""
+    """What an agent's body is called with. ``context`` is what the declaration's ``setup(settings)`` returned.
+
+    An agent that was declared with ``ticks`` is also called without records, about once a second while nothing comes.
+    """
 
     lane: LaneId
     topic: str
     records: Sequence[Record]
     state: State
     context: C
+    idle_ms: int | None
+    """Wall clock, epoch ms, in a call without records while the partition is read to its end; else None"""
 
     def effects(self) -> Effects: ...
 

@@ -5,6 +5,9 @@ in order, until the guilty record stands alone: it becomes a dead letter, the ot
 A body that raises for one record in N costs about 2 log2(N) extra runs. State that would not fit one
 changelog RecordBatch is halved in the same way, into units of their own. What ends the whole process cannot
 be caught: for that each run is noted in the crash journal (:mod:`app.engine.journal`).
+
+A run without records (a *tick*) lets an agent close what has become due. Nobody is to blame when it raises: it is
+logged, and tried again at the next tick.
 """
 
 from __future__ import annotations
@@ -40,6 +43,20 @@ class UnaccountedRecords(Exception):
         self.outcomes = outcomes
 
 
+@dataclass(slots=True)
+class Moment:
+    """What the outputs of a tick come from, in place of a record: ``offset`` is the last one applied."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    timestamp_type: int = 0
+    key: bytes | None = None
+    value: bytes | None = None
+    headers: Sequence[tuple[str, bytes | None]] = ()
+
+
 class TooLarge(Exception):
     """One record's state change or output does not fit a RecordBatch (VELTRIX_PRODUCE_MAX_BATCH_BYTES)."""
 
@@ -57,6 +74,7 @@ class LaneBatch:
     records: Sequence[Record]
     state: Stage
     context: Any
+    idle_ms: int | None = None
 
     def effects(self) -> Effects:
         """An empty result to fill and return."""
@@ -65,14 +83,18 @@ class LaneBatch:
 
 @dataclass(slots=True)
 class Computed:
-    """What the body decided for consecutive records; becomes one unit."""
+    """What the body decided for consecutive records of ``topic``, or in a tick; becomes one unit."""
 
+    topic: str
     records: list[Record] = field(default_factory=list)
     outputs: list[tuple[Record, Output]] = field(default_factory=list)
     dead_letters: list[tuple[Record, Failure]] = field(default_factory=list)
+    aside: list[tuple[Record, Failure]] = field(default_factory=list)
     emitted: int = 0
     duplicates: int = 0
     dropped: int = 0
+    late: dict[str, int] = field(default_factory=dict)
+    """events that came too late, by result"""
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     runs: int = 0
     """How many runs of the body are in it"""
@@ -83,6 +105,9 @@ class Computed:
         self.records += records
         self.outputs += effects.outputs
         self.dead_letters += effects.dead_letters
+        self.aside += effects.aside
+        for result, count in effects.late_events.items():
+            self.late[result] = self.late.get(result, 0) + count
         self.emitted += effects.emitted
         self.duplicates += effects.duplicates
         self.dropped += effects.dropped
@@ -137,6 +162,33 @@ class Computer:
             journal.survived(group)
             await asyncio.sleep(0)  # many small runs: heartbeats and other lanes come in between
 
+    async def tick(self, moment: Moment, idle_ms: int | None) -> list[Computed]:
+        """Run the body without records; a unit if it changed or published anything.
+
+        Args:
+            moment: of the lane's source topic.
+            idle_ms: the wall clock, if the partition is read to its end.
+        """
+        stage = self._state.stage()
+        try:
+            effects = await self._body(LaneBatch(self._lane, moment.topic, (), stage, self._context, idle_ms))
+            writes = stage.encode()
+            size = self._check((), effects, writes)
+        except DamagedState:
+            raise
+        except Exception as exc:
+            self._state.is_due_left = self._state.tell_fewer(stage) and isinstance(exc, TooLarge)
+            log.exception("tick_failed", lane=str(self._lane))
+            return []
+        if not writes and not effects.published:
+            self._state.discard(stage)
+            return []
+        self._state.accept(stage, writes)
+        effects.outputs += [(moment, output) for output in effects.published]
+        unit = Computed(moment.topic)
+        unit.add((), effects, writes, size)
+        return [unit]
+
     async def _run(self, records: Sequence[Record], units: list[Computed]) -> None:
         stage = self._state.stage()
         try:
@@ -146,7 +198,11 @@ class Computer:
         except DamagedState:
             raise  # no event is to blame: the lane ends the process
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the agent's code raises is one dead letter, not a dead worker
-            await self._isolate(records, exc, units)
+            if isinstance(exc, TooLarge) and self._state.tell_fewer(stage):
+                await self._run(records, units)
+            else:
+                self._state.discard(stage)
+                await self._isolate(records, exc, units)
             return
         self._state.accept(stage, writes)
         self._append(units, records, effects, writes, size)
@@ -156,6 +212,7 @@ class Computer:
         if not effects.covers(records):
             raise UnaccountedRecords(self._lane, len(records), effects.outcomes())
         largest = max((_size(output) for _, output in effects.outputs), default=0)
+        largest = max(largest, max(map(_size, effects.published), default=0))
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
         size = sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
@@ -166,8 +223,9 @@ class Computer:
     def _append(
         self, units: list[Computed], records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int
     ) -> None:
+        effects.outputs += [(records[-1], output) for output in effects.published]
         if not units or units[-1].changelog_size + size > self._limit:
-            units.append(Computed())
+            units.append(Computed(records[-1].topic))
         units[-1].add(records, effects, writes, size)
 
     async def _isolate(self, records: Sequence[Record], exc: Exception | SystemExit, units: list[Computed]) -> None:

@@ -23,6 +23,7 @@ from aiokafka.errors import (
     for_code,
 )
 from aiokafka.protocol.group import HeartbeatRequest
+from aiokafka.structs import OffsetAndMetadata
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -43,6 +44,8 @@ _FETCH_TIMEOUT_S = 1.0
 _DRAIN_LIMITS = 2
 #: With fewer records in hand, their outputs are more urgent than the next fetch request.
 _FEW_RECORDS = 100
+#: An older answer does not say any more that a partition has nothing new, ms.
+_FRESH_MS = 5000
 #: Poll interval while no partition is active (between assignment and recovery), seconds.
 _IDLE_POLL_S = 0.02
 
@@ -67,6 +70,7 @@ class EngineConsumer(driver.Consumer):
 
     def _new_consumer_thread(self) -> driver.AIOKafkaConsumerThread:
         self._engine.set_paused = self._set_paused
+        self._engine.is_at_end = self._is_at_end
         return InLoopConsumerThread(self, loop=self.loop, beacon=self.beacon, thread_loop=self.loop)
 
     async def create_topic(self, *args: Any, **kwargs: Any) -> None:
@@ -111,6 +115,17 @@ class EngineConsumer(driver.Consumer):
                 engine.restore(tp.topic, tp.partition, batch, batch[-1].offset + 1)
             elif tp.topic in engine.sources:
                 engine.submit(tp.topic, tp.partition, batch)
+
+    def _is_at_end(self, tp: TopicPartition) -> bool:
+        """Nothing of ``tp`` is left to read, by a fetch response of a moment ago."""
+        partition = KafkaPartition(*tp)
+        if partition not in self._client.assignment():
+            return False
+        answered_ms, end = self._client.last_poll_timestamp(partition), self._client.highwater(partition)
+        if answered_ms is None or end is None or time.time() * 1000 - answered_ms > _FRESH_MS:
+            return False
+        state = self._client._subscription.subscription.assignment.state_value(partition)
+        return bool(state.has_valid_position and state.position >= end)
 
     def _set_paused(self, tp: TopicPartition, paused: bool) -> None:
         self._pause_fetching({TP(*tp)}, paused)
@@ -214,8 +229,13 @@ class EngineConsumer(driver.Consumer):
 
     async def committed(self, tps: Iterable[KafkaPartition]) -> dict[KafkaPartition, int]:
         """The group's committed offsets, asked of the broker; -1 for none."""
-        found = {tp: await self._client.committed(tp) for tp in tps}
-        return {tp: -1 if offset is None else offset for tp, offset in found.items()}
+        return {tp: commit.offset for tp, commit in (await self.commits(tps)).items()}
+
+    async def commits(self, tps: Iterable[KafkaPartition]) -> dict[KafkaPartition, OffsetAndMetadata]:
+        """The group's committed offsets with what was noted beside them; -1 and nothing for none."""
+        wanted = list(tps)
+        found = await self._client._coordinator.fetch_committed_offsets(wanted)
+        return {tp: found.get(tp, OffsetAndMetadata(-1, "")) for tp in wanted}
 
     async def is_member(self) -> bool:
         """Ask the broker whether this worker is in the current generation of its group.

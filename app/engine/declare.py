@@ -24,6 +24,7 @@ class AgentDeclaration:
     views: tuple[View[Any], ...]
     setup: Callable[[Settings], Any]
     help: str
+    ticks: bool = False
 
 
 class DeclarationError(Exception):
@@ -40,7 +41,12 @@ class Registry:
         return iter(self._agents.values())
 
     def agent(
-        self, *, source: str, views: tuple[View[Any], ...] = (), setup: Callable[[Settings], Any] = lambda settings: None
+        self,
+        *,
+        source: str,
+        views: tuple[View[Any], ...] = (),
+        setup: Callable[[Settings], Any] = lambda settings: None,
+        ticks: bool = False,
     ) -> Callable[[Body], Body]:
         """Declare the decorated ``async def name(batch) -> Effects`` as the agent ``name`` of topic ``source``.
 
@@ -48,6 +54,7 @@ class Registry:
             source: the topic whose records it gets.
             views: the typed parts of its table; prefixes must differ.
             setup: called once with the settings; its result is ``batch.context``.
+            ticks: the body is also called while nothing comes, without records (see :class:`app.engine.api.Batch`).
         """
 
         def declare(body: Body) -> Body:
@@ -58,7 +65,7 @@ class Registry:
             if name in self._agents:
                 raise DeclarationError(f"agent {name} is declared twice")
             help_line = (body.__doc__ or "").strip().split("\n")[0]
-            self._agents[name] = AgentDeclaration(name, source, body, views, setup, help_line)
+            self._agents[name] = AgentDeclaration(name, source, body, views, setup, help_line, ticks)
             return body
 
         return declare

@@ -75,8 +75,8 @@ class AtLeastOnce:
 
     async def publish(self, lane: Lane, unit: Unit) -> None:
         """See :class:`Delivery`."""
-        batches = output_batches([unit.computed], self._dead_letter, lane.limits.batch_bytes)
-        unit.watch(await self._producing.publish(lane.id.partition, batches), lane.on_acked)
+        batches = output_batches([unit.computed], self._dead_letter, lane.id, lane.limits.batch_bytes)
+        unit.watch(await self._producing.publish(batches), lane.on_acked)
 
     async def settle(self, lane: Lane) -> None:
         """See :class:`Delivery`."""

@@ -20,7 +20,7 @@ from app.engine.delivery import Delivery
 from app.engine.guard import Fatal
 from app.engine.identity import check_not_lost, check_source_end
 from app.engine.journal import CrashJournal
-from app.engine.lane import Lane, LaneLimits, LaneParts
+from app.engine.lane import Lane, LaneLimits, LaneParts, Ticks
 from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
@@ -31,6 +31,9 @@ from app.topics import changelog_of
 log = structlog.get_logger(__name__)
 
 TopicPartition = tuple[str, int]
+
+#: How often an agent with ticks is called while nothing comes, seconds: results are to leave within one of being due.
+TICK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class Engine:
         self.changelogs = {changelog_of(settings.app_id, agent.name): agent for agent in parts.agents}
         self.sources = {agent.source: agent for agent in parts.agents}
         self.set_paused: Callable[[TopicPartition, bool], None] = lambda tp, paused: None
+        self.is_at_end: Callable[[TopicPartition], bool] = lambda tp: False
         self._journal = CrashJournal(settings.data_dir / "crashes", settings.crash_attempts)
         self.fatal = self._journal.sparing(parts.fatal)
         """Ends the process; the records being processed are not to blame"""
@@ -158,7 +162,7 @@ class Engine:
 
     def _lane_parts(self, agent: AgentDeclaration, tp: TopicPartition, store: PartitionStore, progress: Progress) -> LaneParts:
         parts = self._parts
-        state = LaneState(store, self.settings.hot_values // max(1, self.settings.partitions))
+        state = LaneState(store, self.settings.hot_values // max(1, self.settings.partitions), agent.views)
         lane = LaneId(agent.name, tp[1])
         limit = self.settings.produce_max_batch_bytes
         journal = self._journal.open(lane, progress.is_applied)
@@ -171,6 +175,7 @@ class Engine:
             fatal=self.fatal,
             set_paused=lambda paused: self.set_paused(tp, paused),
             breaker=self.breakers.of(lane),
+            ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp)) if agent.ticks else None,
         )
 
     def _lane_limits(self) -> LaneLimits:

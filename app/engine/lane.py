@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from app.engine.api import LaneId, Record
 from app.engine.breaker import LaneBreaker, always_closed
-from app.engine.compute import Computer
+from app.engine.compute import Computed, Computer, Moment
 from app.engine.delivery import Delivery
 from app.engine.guard import Fatal
 from app.engine.progress import Progress
@@ -42,6 +42,17 @@ class LaneLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class Ticks:
+    """When the agent's body is called without records."""
+
+    topic: str
+    """the lane's source"""
+    interval_s: float
+    is_at_end: Callable[[], bool]
+    """the source partition is read to its end, and that was asked a moment ago"""
+
+
+@dataclass(frozen=True, slots=True)
 class LaneParts:
     """What a lane works with; built by the engine, all fakeable."""
 
@@ -54,6 +65,7 @@ class LaneParts:
     set_paused: Callable[[bool], None]
     """Pause or resume fetching of this lane's partitions"""
     breaker: LaneBreaker = field(default_factory=always_closed)
+    ticks: Ticks | None = None
 
 
 class Lane:
@@ -75,6 +87,7 @@ class Lane:
         self._records_in_flight = 0
         self._unacked = 0
         self._repairs = parts.state.store.keys_to_repair()
+        self._ran_at = time.monotonic()
         self._work = asyncio.Event()
         self._acked = asyncio.Event()
         self.closing = False
@@ -120,17 +133,36 @@ class Lane:
 
     async def _compute(self) -> None:
         while True:
-            while not self.closing and (not self._may_take() or not self._queue or self._is_full()):
+            while not self.closing and (not self._may_take() or not (self._queue or self._is_tick_due()) or self._is_full()):
                 await self._wait_for_work()
             if self.closing:
                 return
             started = time.perf_counter()
-            for computed in await self._parts.computer.run(self._take()):
+            for computed in await self._run():
                 self._parts.breaker.record(len(computed.records), computed.dead_letters)
                 while self._is_full():
                     await self._wait_for_work()
                 await self._publish(Unit(computed, started))
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
+
+    async def _run(self) -> list[Computed]:
+        computer, ticks = self._parts.computer, self._parts.ticks
+        self._ran_at = time.monotonic()
+        if self._queue or ticks is None:
+            return await computer.run(self._take())
+        now_ms = time.time_ns() // 1_000_000
+        moment = Moment(ticks.topic, self.id.partition, self.progress.last_read(ticks.topic), now_ms)
+        return await computer.tick(moment, now_ms if ticks.is_at_end() else None)
+
+    def _tick_in_s(self) -> float | None:
+        """Seconds to the next call without records; None: there is none."""
+        ticks = self._parts.ticks
+        if ticks is None:
+            return None
+        return 0.0 if self.state.is_due_left else max(0.0, self._ran_at + ticks.interval_s - time.monotonic())
+
+    def _is_tick_due(self) -> bool:
+        return self._tick_in_s() == 0.0
 
     def _is_full(self) -> bool:
         depth, most = self.limits.unit_depth, self.limits.unit_max_records
@@ -146,6 +178,8 @@ class Lane:
     async def _wait_for_work(self) -> None:
         self._work.clear()
         wait_s = self._parts.breaker.wait_s()
+        if wait_s is None and not self._is_full():
+            wait_s = self._tick_in_s()
         alarm = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self._work.set)
         await self._work.wait()
         if alarm is not None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaTimeoutError
 from aiokafka.producer.message_accumulator import BatchBuilder
+
+from app.engine.writer import Addressed
 
 log = structlog.get_logger(__name__)
 
@@ -19,7 +21,7 @@ Ack = asyncio.Future[Any]
 class Producing(Protocol):
     """How RecordBatches reach Kafka at least once."""
 
-    async def publish(self, partition: int, batches: Mapping[str, list[BatchBuilder]]) -> list[Ack]:
+    async def publish(self, batches: Iterable[Addressed]) -> list[Ack]:
         """Queue outputs and dead letters; the futures are done when the broker has acknowledged them."""
         ...
 
@@ -34,9 +36,9 @@ class IdempotentProducing:
     def __init__(self, producer: Callable[[], AIOKafkaProducer]) -> None:
         self._producer = producer
 
-    async def publish(self, partition: int, batches: Mapping[str, list[BatchBuilder]]) -> list[Ack]:
+    async def publish(self, batches: Iterable[Addressed]) -> list[Ack]:
         """See :class:`Producing`."""
-        return [await self._send(topic, partition, batch) for topic, parts in batches.items() for batch in parts]
+        return [await self._send(topic, partition, batch) for topic, partition, batch in batches]
 
     async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
         """See :class:`Producing`."""

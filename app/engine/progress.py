@@ -42,6 +42,10 @@ class Progress:
         """The record is durable, or below where this lane began to read."""
         return offset < max(self.next_offset(topic), self.start_offset(topic))
 
+    def last_read(self, topic: str) -> int:
+        """The last source offset that was taken; -1 for none."""
+        return self._read.get(topic, 0) - 1
+
     def unseen(self, records: Sequence[Record]) -> Sequence[Record]:
         """``records`` without those already taken (fetched again after a crash or seek)."""
         if not records:
@@ -56,9 +60,11 @@ class Progress:
 
     def advance(self, computed: Computed) -> Marker:
         """The marker of the next unit."""
-        before, last = self._computed, computed.records[-1]
+        before, applied = self._computed, {}
+        if computed.records:
+            applied = {computed.topic: computed.records[-1].offset + 1}
         self._computed = Marker(
-            next_offsets={**before.next_offsets, last.topic: last.offset + 1},
+            next_offsets=before.next_offsets | applied,
             committed=dict(self.committed),
             consumed=before.consumed + len(computed.records),
             emitted=before.emitted + computed.emitted,

@@ -41,14 +41,14 @@ class Settlement:
         return cls([], marker, {**values, **debt, MARKER_KEY: encode_marker(marker)}, left)
 
     @property
-    def next_offsets(self) -> Mapping[str, int]:
-        """Source topic to what the group's offset may become."""
-        return {unit.topic: self.marker.next_offsets[unit.topic] for unit in self.units}
+    def next_offsets(self) -> Mapping[str, int | None]:
+        """Source topic to what the group's offset may become; None: nothing of it was applied yet (ticks)."""
+        return {unit.topic: self.marker.next_offsets.get(unit.topic) for unit in self.units}
 
     @property
     def source_offset(self) -> int:
         """Last source offset that is in the state; -1 when none is."""
-        return self.units[-1].last_offset if self.units else max(self.marker.next_offsets.values(), default=0) - 1
+        return max(self.marker.next_offsets.values(), default=0) - 1
 
     def mark_visible(self) -> None:
         """Outputs can be read from now on (they were held back until a transaction was committed)."""

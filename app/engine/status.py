@@ -6,7 +6,7 @@ Protocols and plain values only, so that sidecar, lookups and telemetry are test
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from app.engine.api import LaneId
@@ -170,6 +170,8 @@ class UnitReport:
     """wall seconds per phase: compute, outputs, changelog, store"""
     changelog_records: int
     changelog_bytes: int
+    late: Mapping[str, int] = field(default_factory=dict)
+    """events that came too late, by the result that leaves them out"""
 
 
 class Observer(Protocol):

@@ -24,12 +24,14 @@ import structlog
 from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata
 
 from app.engine.api import DeadLetterEncoder
 from app.engine.delivery import ChangelogTaken
 from app.engine.settlement import Settlement
 from app.engine.status import Observer
 from app.engine.unit import output_batches
+from app.engine.writer import Addressed
 
 if TYPE_CHECKING:
     from app.engine.lane import Lane
@@ -69,7 +71,7 @@ class TransactionalProducer(Protocol):
 
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]: ...
 
-    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, int], group_id: str) -> None: ...
+    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str) -> None: ...
 
     async def commit_transaction(self) -> None: ...
 
@@ -85,8 +87,8 @@ class TransactionParts:
     """transactional id -> a producer that is not started"""
     is_member: Callable[[], Awaitable[bool]]
     """this worker is in the current generation of its consumer group"""
-    committed: Callable[[Iterable[TopicPartition]], Awaitable[dict[TopicPartition, int]]]
-    """the group's committed offsets, -1 for none"""
+    committed: Callable[[Iterable[TopicPartition]], Awaitable[dict[TopicPartition, OffsetAndMetadata]]]
+    """the group's committed offsets with their notes, -1 for none"""
     dead_letter: DeadLetterEncoder
     observer: Observer
     check_alive: Callable[[], None] = lambda: None
@@ -103,9 +105,17 @@ class Part:
 
     @property
     def offsets(self) -> dict[TopicPartition, int]:
-        """What the group's offsets become."""
-        partition = self.lane.id.partition
-        return {TopicPartition(topic, partition): offset for topic, offset in self.settlement.next_offsets.items()}
+        """What the group's offsets become; units without records (ticks) leave them where they are."""
+        partition, progress = self.lane.id.partition, self.lane.progress
+        return {
+            TopicPartition(topic, partition): progress.start_offset(topic) if offset is None else offset
+            for topic, offset in self.settlement.next_offsets.items()
+        }
+
+    @property
+    def commits(self) -> dict[TopicPartition, OffsetAndMetadata]:
+        """The offsets, each with a note that no other transaction has: where our changelog batch is."""
+        return {tp: OffsetAndMetadata(offset, str(self.base)) for tp, offset in self.offsets.items()}
 
     def checked(self, base: int) -> int:
         """``base``, if our changelog batch can be there: an answer may come without an offset (DuplicateSequenceNumber)."""
@@ -117,14 +127,14 @@ class Part:
         """The transaction is committed."""
         self.settlement.mark_visible()
         self.lane.make_durable(self.settlement, self.base)
-        self.lane.progress.commit(self.settlement.next_offsets)
+        self.lane.progress.commit({tp.topic: offset for tp, offset in self.offsets.items()})
 
-    def batches(self, dead_letter: DeadLetterEncoder) -> list[tuple[str, BatchBuilder]]:
+    def batches(self, dead_letter: DeadLetterEncoder) -> list[Addressed]:
         """Outputs and dead letters of all units, then the changelog; built anew for each attempt."""
-        limit, topic = self.lane.limits.batch_bytes, self.lane.changelog_topic
-        outputs = output_batches([unit.computed for unit in self.settlement.units], dead_letter, limit, transactional=True)
+        lane, limit, topic = self.lane.id, self.lane.limits.batch_bytes, self.lane.changelog_topic
+        outputs = output_batches([unit.computed for unit in self.settlement.units], dead_letter, lane, limit, transactional=True)
         state = self.settlement.changelog_batch(topic, limit, transactional=True)
-        return [*((name, batch) for name, parts in outputs.items() for batch in parts), (topic, state)]
+        return [*outputs, (topic, lane.partition, state)]
 
 
 class TransactionGroup:
@@ -200,22 +210,22 @@ class TransactionGroup:
         for part in work:
             part.base = -1
         await self._producer.begin_transaction()
-        sends = [send for part, built in batches for send in await self._send(part.lane.id.partition, built)]
+        sends = [send for _, built in batches for send in await self._send(built)]
         answers = await asyncio.gather(*sends, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
         for part, (*_, state) in zip(work, _grouped(answers, [len(built) for _, built in batches]), strict=True):
             part.base = part.checked(state.offset)
-        offsets = {tp: offset for part in work for tp, offset in part.offsets.items()}
-        if offsets:
-            await self._producer.send_offsets_to_transaction(offsets, self._parts.app_id)
+        commits = {tp: commit for part in work for tp, commit in part.commits.items()}
+        if commits:
+            await self._producer.send_offsets_to_transaction(commits, self._parts.app_id)
         self._parts.check_alive()
         await self._producer.commit_transaction()
 
-    async def _send(self, partition: int, batches: list[tuple[str, BatchBuilder]]) -> list[asyncio.Future[Any]]:
+    async def _send(self, batches: list[Addressed]) -> list[asyncio.Future[Any]]:
         sends = []
-        for topic, batch in batches:
+        for topic, partition, batch in batches:
             batch.close()
             sends.append(await self._producer.send_batch(batch, topic, partition=partition))
             sends[-1].add_done_callback(_read)
@@ -249,13 +259,14 @@ class TransactionGroup:
         Raises:
             NotOurs: another worker has gone on from here.
         """
-        wanted = {tp: offset for part in work for tp, offset in part.offsets.items()}
+        wanted = {tp: commit for part in work for tp, commit in part.commits.items()}
         if not wanted:
             return False
         found = await self._parts.committed(wanted)
         if found == wanted and all(part.base >= 0 for part in work):
             return True
-        if found != {tp: part.lane.progress.committed.get(tp.topic, -1) for part in work for tp in part.offsets}:
+        before = {tp: part.lane.progress.committed.get(tp.topic, -1) for part in work for tp in part.offsets}
+        if {tp: commit.offset for tp, commit in found.items()} != before:
             raise NotOurs(self.number)
         return False
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-
-from aiokafka.producer.message_accumulator import BatchBuilder
+from collections.abc import Callable, Iterable
 
 from app.engine.api import DeadLetterEncoder, LaneId
 from app.engine.compute import Computed
 from app.engine.marker import Marker
 from app.engine.producing import Ack
 from app.engine.status import UnitReport
-from app.engine.writer import TopicBatches, add_outputs
+from app.engine.writer import Addressed, TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
 
 
@@ -36,12 +34,7 @@ class Unit:
     @property
     def topic(self) -> str:
         """The source topic; a unit has one."""
-        return self.computed.records[0].topic
-
-    @property
-    def last_offset(self) -> int:
-        """The highest source offset in it."""
-        return self.computed.records[-1].offset
+        return self.computed.topic
 
     @property
     def is_acked(self) -> bool:
@@ -95,19 +88,20 @@ class Unit:
             },
             changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
+            late=computed.late,
         )
 
 
 def output_batches(
-    computed: Iterable[Computed], dead_letter: DeadLetterEncoder, limit: int, *, transactional: bool = False
-) -> Mapping[str, list[BatchBuilder]]:
-    """Outputs and dead letters of consecutive units of one lane as RecordBatches per topic."""
+    computed: Iterable[Computed], dead_letter: DeadLetterEncoder, lane: LaneId, limit: int, *, transactional: bool = False
+) -> list[Addressed]:
+    """Outputs and dead letters of consecutive units of one lane as RecordBatches, in order per partition."""
     now_ms = time.time_ns() // 1_000_000
     outputs, letters = TopicBatches(limit, transactional), TopicBatches(DEAD_LETTER_MAX_BYTES, transactional)
     for each in computed:
-        add_outputs(outputs, each.outputs, now_ms)
-        for record, failure in each.dead_letters:
+        add_outputs(outputs, each.outputs, lane.partition, now_ms)
+        for record, failure in (*each.dead_letters, *each.aside):
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
             letter = dead_letter(record, failure, now_ms)
-            letters.of(letter.topic).append(now_ms, letter.key, letter.value, list(letter.headers))
-    return {**outputs.done(), **letters.done()}
+            letters.of(letter.topic, lane.partition).append(now_ms, letter.key, letter.value, list(letter.headers))
+    return outputs.done() + letters.done()

@@ -12,6 +12,10 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import Header, Output, Record
 
+TopicPartition = tuple[str, int]
+Addressed = tuple[str, int, BatchBuilder]
+"""Topic, partition and what to send there"""
+
 
 class BatchOverflow(Exception):
     """A record does not fit a RecordBatch although ``compute`` checked the sizes: a bug, never shown to users."""
@@ -54,23 +58,23 @@ class Batches:
 
 
 class TopicBatches:
-    """RecordBatches per topic for one unit."""
+    """RecordBatches per topic and partition for one unit."""
 
     def __init__(self, limit: int, transactional: bool = False) -> None:
         self._limit = limit
         self._transactional = transactional
-        self._topics: dict[str, Batches] = {}
+        self._batches: dict[TopicPartition, Batches] = {}
 
-    def of(self, topic: str) -> Batches:
-        """Those of ``topic``."""
-        batches = self._topics.get(topic)
+    def of(self, topic: str, partition: int) -> Batches:
+        """Those of one partition."""
+        batches = self._batches.get((topic, partition))
         if batches is None:
-            batches = self._topics[topic] = Batches(topic, self._limit, self._transactional)
+            batches = self._batches[topic, partition] = Batches(topic, self._limit, self._transactional)
         return batches
 
-    def done(self) -> dict[str, list[BatchBuilder]]:
-        """What was built."""
-        return {topic: batches.done for topic, batches in self._topics.items()}
+    def done(self) -> list[Addressed]:
+        """What was built, in order per partition."""
+        return [(topic, partition, batch) for (topic, partition), batches in self._batches.items() for batch in batches.done]
 
 
 def new_builder(limit: int, transactional: bool = False) -> BatchBuilder:
@@ -97,19 +101,20 @@ def changelog_batch(
     return builder
 
 
-def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]], processed_at_ms: int) -> None:
-    """Add ``outputs``; each keeps its source's timestamp and says where it came from.
+def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]], partition: int, processed_at_ms: int) -> None:
+    """Add ``outputs`` of a lane; each keeps its source's timestamp and says where it came from.
 
     Header ``veltrix-source`` is topic:partition:offset:index (index counts the outputs of one source
     record), the identity by which an idempotent consumer drops a repetition; ``processed_at`` is epoch ms
     and a header because the value must be the same when the record is processed again.
     """
     processed_at = ("processed_at", b"%d" % processed_at_ms)
-    last_offset, index, origin, last_topic = -1, 0, b"", ""
+    last_offset, index, origin, last_topic, last_partition = -1, 0, b"", "", None
     for record, output in outputs:
         offset, topic, headers = record.offset, output.topic, output.headers
-        if topic != last_topic:
-            last_topic, append = topic, batches.of(topic).append
+        if topic != last_topic or output.partition != last_partition:
+            last_topic, last_partition = topic, output.partition
+            append = batches.of(topic, partition if last_partition is None else last_partition).append
         if offset != last_offset:
             if not origin:
                 origin = f"{record.topic}:{record.partition}:".encode()

@@ -69,7 +69,11 @@ CONSUMED = Metric(
 LATENCY = Metric(
     "veltrix_event_latency_seconds", "histogram",
     "From the record's timestamp to visible (outputs acknowledged) or durable (state stored).",
-    "Rising with lag: add workers. Rising without: see veltrix_loop_seconds_total for the slow phase.", ("stage",), "seconds", LATENCY_BUCKETS,
+    "Rising with lag: add workers. Rising without: see veltrix_loop_seconds_total for the slow phase.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
+)
+LATE_EVENTS = Metric(
+    "veltrix_late_events_total", "counter", "Events that a session or window leaves out because they came too late; all else of them counts.",
+    "Rising: raise VELTRIX_WATERMARK_DELAY_MS (waits longer) or VELTRIX_ALLOWED_LATENESS_MS (corrects results).", ("result",),
 )
 BATCH_RECORDS = Metric(
     "veltrix_batch_records", "histogram", "Records per micro-batch.",

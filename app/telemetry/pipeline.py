@@ -21,12 +21,13 @@ OTHER = ("other", "other")
 
 
 class SourceTotals:
-    """Counts of one source topic since this process started."""
+    """Counts and latencies of one source topic since this process started."""
 
-    __slots__ = ("consumed", "dead_lettered", "dropped", "duplicate", "emitted", "retried")
+    __slots__ = ("consumed", "dead_lettered", "dropped", "duplicate", "durable", "emitted", "retried", "visible")
 
     def __init__(self) -> None:
         self.consumed = self.emitted = self.duplicate = self.dead_lettered = self.retried = self.dropped = 0
+        self.visible, self.durable = AgeHistogram(m.LATENCY_BUCKETS), AgeHistogram(m.LATENCY_BUCKETS)
 
     def add(self, report: UnitReport) -> None:
         self.consumed += report.records
@@ -34,6 +35,9 @@ class SourceTotals:
         self.duplicate += report.duplicates
         self.dead_lettered += len(report.dead_letters)
         self.dropped += report.dropped
+        stamps = sorted(report.timestamps)
+        self.visible.observe_ages(report.visible_ms, stamps)
+        self.durable.observe_ages(report.done_ms, stamps)
 
 
 class PipelineMetrics:
@@ -41,13 +45,12 @@ class PipelineMetrics:
 
     def __init__(self, catalogue: m.Catalogue) -> None:
         self._totals: dict[str, SourceTotals] = {}
-        self._visible = AgeHistogram(m.LATENCY_BUCKETS)
-        self._durable = AgeHistogram(m.LATENCY_BUCKETS)
         self._batch_records = Histogram(m.RECORD_BUCKETS)
         self._batch_bytes = Histogram(m.BYTE_BUCKETS)
         self._commit_seconds = Histogram(m.LATENCY_BUCKETS)
         self._phase_seconds: dict[str, float] = {}
         self._dead_letters: Counter[tuple[str, str]] = Counter()
+        self._late: Counter[str] = Counter()
         self._changelog_records = self._changelog_bytes = 0
         self._commits = {"ok": 0, "failed": 0}
         self._rebalances, self._rebalance_seconds = 0, 0.0
@@ -61,15 +64,14 @@ class PipelineMetrics:
         if totals is None:
             totals = self._totals[report.topic] = SourceTotals()
         totals.add(report)
-        stamps = sorted(report.timestamps)
-        self._visible.observe_ages(report.visible_ms, stamps)
-        self._durable.observe_ages(report.done_ms, stamps)
-        self._batch_records.observe(report.records)
-        self._batch_bytes.observe(report.source_bytes)
+        if report.records:
+            self._batch_records.observe(report.records)
+            self._batch_bytes.observe(report.source_bytes)
         self._changelog_records += report.changelog_records
         self._changelog_bytes += report.changelog_bytes
         for phase, seconds in report.seconds.items():
             self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
+        self._late.update(report.late)
         if report.dead_letters:
             self._count_reasons(report.dead_letters)
 
@@ -99,6 +101,10 @@ class PipelineMetrics:
             yield m.CONSUMED, (topic,), totals.consumed
             for outcome in OUTCOMES:
                 yield m.EVENTS, (topic, outcome), getattr(totals, outcome)
+            yield m.LATENCY, (topic, "visible"), totals.visible
+            yield m.LATENCY, (topic, "durable"), totals.durable
+        for result, count in self._late.items():
+            yield m.LATE_EVENTS, (result,), count
         for (stage, reason), count in self._dead_letters.items():
             yield m.DEAD_LETTERS, (stage, reason), count
         for phase, seconds in self._phase_seconds.items():
@@ -106,8 +112,6 @@ class PipelineMetrics:
         yield from self._unlabelled()
 
     def _unlabelled(self) -> Iterator[m.Reading]:
-        yield m.LATENCY, ("visible",), self._visible
-        yield m.LATENCY, ("durable",), self._durable
         yield m.BATCH_RECORDS, (), self._batch_records
         yield m.BATCH_BYTES, (), self._batch_bytes
         yield m.CHANGELOG_RECORDS, (), self._changelog_records

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -13,6 +13,9 @@ from prometheus_client.parser import text_string_to_metric_families
 LATENCY = "veltrix_event_latency_seconds_bucket"
 VISIBLE = "visible"
 """Stage of the latency histogram: from the record's intended send time to its output being acknowledged."""
+SOURCE = "interactions"
+"""Whose events are counted: the other topics are our own, made from these"""
+SOURCE_AGENT = "process_interactions"
 
 Buckets = Mapping[float, float]
 """Upper bound in seconds (inf last) to cumulative count."""
@@ -40,14 +43,19 @@ def read_metrics(text: str) -> Reading:
     totals: Counter[str] = Counter()
     redis_lanes: Counter[str] = Counter()
     partitions: set[int] = set()
-    phase = "starting"
+    phase, consumed = "starting", 0
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
             totals[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
             match sample.name:
                 case "veltrix_dead_letters_total":
                     dead_letters[sample.labels["reason"]] += int(sample.value)
-                case "veltrix_event_latency_seconds_bucket" if sample.labels["stage"] == VISIBLE:
+                case "veltrix_events_consumed_total" if sample.labels["source"] == SOURCE:
+                    consumed = int(sample.value)
+                case "veltrix_event_latency_seconds_bucket" if (sample.labels["source"], sample.labels["stage"]) == (
+                    SOURCE,
+                    VISIBLE,
+                ):
                     latency[float(sample.labels["le"])] = sample.value
                 case "veltrix_redis_lanes":
                     redis_lanes[sample.labels["state"]] += int(sample.value)
@@ -61,7 +69,7 @@ def read_metrics(text: str) -> Reading:
         lag=totals["veltrix_consumer_lag"],
         state_keys=totals["veltrix_state_keys"],
         redis_lanes=redis_lanes,
-        consumed=totals["veltrix_events_consumed_total"],
+        consumed=consumed,
         dead_letters=dead_letters,
         latency=latency,
     )
@@ -97,8 +105,10 @@ class LedgerBook:
                 self._lanes[key] = lane
 
     def counts(self) -> Counts:
-        """Sum over all lanes."""
-        return Counts(*(sum(lane[name] for lane in self._lanes.values()) for name in Counts.__slots__))
+        """Sum over the lanes of the source; the residue is that of all lanes."""
+        lanes = [lane for (agent, _), lane in self._lanes.items() if agent == SOURCE_AGENT]
+        counts = Counts(*(sum(lane[name] for lane in lanes) for name in Counts.__slots__))
+        return replace(counts, residue=sum(lane["residue"] for lane in self._lanes.values()))
 
 
 def merged(histograms: Iterable[Buckets]) -> Buckets:

@@ -1,4 +1,4 @@
-"""The agent over a fake table: outcomes, state, re-runs, and what one event of a hot user writes."""
+"""The agent over a fake table: outcomes, profiles, re-runs, and what one event of a hot user writes. Sessions: test_sessions."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from app.engine.api import Effects
 from app.settings import Settings
 from app.topics import ENRICHED, INTERACTIONS
 from tables.seen_ids import seen_ids
+from tables.source_clocks import source_clocks
 from tables.user_profiles import user_profiles
 from tests.fakes import FakeBatch, FakeRecord, FakeState, as_batch
 
@@ -34,7 +35,8 @@ def rules() -> Rules:
 
 
 def new_rules(**overrides: Any) -> Rules:
-    return Rules.from_settings(Settings(**({"partitions": PARTITIONS} | overrides)))
+    off = {"sessions_enabled": False, "windows_enabled": False}
+    return Rules.from_settings(Settings(**({"partitions": PARTITIONS} | off | overrides)))
 
 
 def record(offset: int, message_id: str | None = None, user: str = USERS[0], **changes: Any) -> FakeRecord:
@@ -54,7 +56,7 @@ def published(effects: Effects) -> list[tuple[int, bytes | None]]:
 
 def test_the_agent_is_declared_with_its_views() -> None:
     [declared] = [agent for agent in registry if agent.name == "process_interactions"]
-    assert (declared.source, declared.views, declared.body) == (INTERACTIONS, (user_profiles, seen_ids), process_interactions)
+    assert (declared.source, declared.views[:2], declared.body) == (INTERACTIONS, (user_profiles, seen_ids), process_interactions)
     assert declared.help
     assert (user_profiles.prefix, user_profiles.lookup, seen_ids.prefix, seen_ids.lookup) == (b"p", "users", b"s", None)
 
@@ -123,7 +125,7 @@ async def test_every_bad_record_becomes_a_dead_letter_and_the_rest_passes(rules:
 async def test_a_refused_record_touches_no_state_so_its_repaired_replay_passes_once(rules: Rules) -> None:
     state = FakeState()
     await run(rules, state, [record(0, "a", event=None)])
-    assert (state.raw, state.reads) == ({}, [])
+    assert state.raw == {}
     repaired = await run(rules, state, [record(1, "a"), record(2, "a")])
     assert (repaired.emitted, repaired.duplicates) == (1, 1)
 
@@ -131,8 +133,9 @@ async def test_a_refused_record_touches_no_state_so_its_repaired_replay_passes_o
 async def test_a_user_is_written_once_per_batch(rules: Rules) -> None:
     state = FakeState()
     await run(rules, state, [record(n, user=USERS[n % 2]) for n in range(10)])
-    assert [key for key, _ in state.writes] == [user_profiles.raw_key(f"u:{user}") for user in USERS[:2]]
-    assert [user_profiles.decode(raw).sequence for raw in state.raw.values()] == [5, 5]
+    keys = [user_profiles.raw_key(f"u:{user}") for user in USERS[:2]]
+    assert [key for key, _ in state.writes if key.startswith(user_profiles.prefix)] == keys
+    assert [user_profiles.decode(state.raw[key]).sequence for key in keys] == [5, 5]
 
 
 records_of = st.lists(st.tuples(st.integers(0, 90), st.sampled_from(USERS[:2]), st.booleans()), min_size=1, max_size=120)
@@ -182,7 +185,7 @@ async def test_closed_chunks_are_read_once_and_then_known(rules: Rules) -> None:
     assert sum(key.startswith(seen_ids.prefix) for key in state.reads) == 100 // 16
     state.reads.clear()
     assert (await run(restarted, state, [record(201, "m-1")])).duplicates == 1
-    assert state.reads == [user_profiles.raw_key(f"u:{USERS[0]}")]
+    assert [key for key in state.reads if not key.startswith(source_clocks.prefix)] == [user_profiles.raw_key(f"u:{USERS[0]}")]
 
 
 async def test_the_hottest_user_writes_at_most_300_bytes_per_event(rules: Rules) -> None:
@@ -196,7 +199,7 @@ async def test_the_hottest_user_writes_at_most_300_bytes_per_event(rules: Rules)
 
     written = sum(len(key) + len(value or b"") for key, value in state.writes)
     assert written / events <= 300
-    assert len(state.raw) <= 1 + rules.dedupe.max_chunks
+    assert len(state.raw) <= 2 + rules.dedupe.max_chunks
 
 
 async def test_settings_reach_the_rules() -> None:
@@ -204,3 +207,28 @@ async def test_settings_reach_the_rules() -> None:
     effects = await run(rules, FakeState(), [record(0, "m" * 17), record(1, context="x" * 300)])
     assert [failure.reason for _, failure in effects.dead_letters] == ["id_too_long", "oversize"]
     assert (rules.dedupe.min_ids, rules.dedupe.max_ids) == (16, 31)
+
+
+async def test_a_user_who_was_away_for_longer_than_the_expiry_is_a_new_one(rules: Rules) -> None:
+    day_ms, state = 86_400_000, FakeState()
+    first = [record(n, f"old-{n}") for n in range(40)]
+    others = [record(100, user=USERS[1]), record(101, user=USERS[1])]
+    others[-1].timestamp = NOW_MS + 31 * day_ms  # the watermark follows it
+    late = record(102, "old-3")
+    late.timestamp = others[-1].timestamp
+    await run(rules, state, [*first, *others])
+    back = await run(rules, state, [late])
+    assert json.loads(back.outputs[0][1].value or b"")["veltrix"]["sequence"] == 1, "its ids are forgotten too"
+    assert not any(key.startswith(seen_ids.prefix + b"u:" + USERS[0].encode()) for key in state.raw)
+
+
+async def test_expired_users_are_deleted_bit_by_bit_while_others_are_busy(rules: Rules) -> None:
+    day_ms, state = 86_400_000, FakeState()
+    await run(rules, state, [record(n, user=user) for n, user in enumerate(USERS[:8])])
+    busy = [record(100 + n, user=USERS[8]) for n in range(80)]
+    for one in busy:
+        one.timestamp = NOW_MS + 31 * day_ms
+    for start in range(0, 80, 16):
+        await run(rules, state, busy[start : start + 16])
+    left = [key for key in state.raw if key.startswith(user_profiles.prefix)]
+    assert left == [user_profiles.raw_key(f"u:{USERS[8]}")]

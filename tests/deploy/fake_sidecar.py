@@ -24,16 +24,16 @@ class FakeSidecar:
         self.ref = WorkerRef(name, self._server.server_address[1], os.getpid())
 
     def metrics(self) -> str:
-        lines = [f'veltrix_queued_records{{agent="a",partition="{number}"}} 0' for number in self.partitions]
+        lines = [f'veltrix_queued_records{{agent="process_interactions",partition="{number}"}} 0' for number in self.partitions]
         lines += [
             f'veltrix_dead_letters_total{{stage="decode",reason="{name}"}} {count}' for name, count in self.dead_letters.items()
         ]
         for bound, count in (("0.01", self.fast), ("0.1", self.fast + self.slow), ("+Inf", self.fast + self.slow)):
-            lines.append(f'veltrix_event_latency_seconds_bucket{{stage="visible",le="{bound}"}} {count}')
+            lines.append(f'veltrix_event_latency_seconds_bucket{{source="interactions",stage="visible",le="{bound}"}} {count}')
         return "\n".join([*lines, 'veltrix_phase{phase="running"} 1', ""])
 
     def ledger(self) -> str:
-        zero = {"agent": "a", "duplicates": 0, "dead_lettered": 0, "residue": self.residue}
+        zero = {"agent": "process_interactions", "duplicates": 0, "dead_lettered": 0, "residue": self.residue}
         return json.dumps({"lanes": [zero | {"partition": p, "consumed": n, "emitted": n} for p, n in self.partitions.items()]})
 
     def close(self) -> None:

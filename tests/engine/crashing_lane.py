@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.api import Batch, Effects
 from app.engine.journal import CrashJournal
+from app.engine.writer import Addressed
 from tests.engine.support import DLQ, LANE, SOURCE, count, event, new_rig, open_store, settle
 from tests.fakes import FakeDelivery, produced
 
@@ -36,11 +37,12 @@ class WritingDelivery(FakeDelivery):
     async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
         return self._changelog_end + await super().log_state(topic, partition, batch)
 
-    async def publish(self, partition: int, batches: Mapping[str, list[BatchBuilder]]) -> list[asyncio.Future[Any]]:
+    async def publish(self, batches: Iterable[Addressed]) -> list[asyncio.Future[Any]]:
+        sent = list(batches)
         with self._letters.open("ab") as file:
-            for batch in batches.get(DLQ, []):
+            for batch in [batch for topic, _, batch in sent if topic == DLQ]:
                 file.writelines(b" ".join((letter.value or b"", letter.headers[0][1] or b"")) + b"\n" for letter in produced(batch))
-        return await super().publish(partition, batches)
+        return await super().publish(sent)
 
 
 async def live(directory: Path, poison: set[int]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from aiokafka import TopicPartition as KafkaPartition
+from aiokafka.structs import OffsetAndMetadata
 from faust.types import TP
 
 from tests.fakes import FakeRecord
@@ -36,8 +37,12 @@ class FakeClient:
     def seek(self, tp: KafkaPartition, offset: int) -> None:
         self.seeks[TP(*tp)] = offset
 
-    async def committed(self, tp: KafkaPartition) -> int | None:
-        return self.group.get(TP(*tp))
+    @property
+    def _coordinator(self) -> FakeClient:
+        return self
+
+    async def fetch_committed_offsets(self, tps: Iterable[KafkaPartition]) -> dict[KafkaPartition, OffsetAndMetadata]:
+        return {tp: OffsetAndMetadata(self.group[TP(*tp)], "") for tp in tps if TP(*tp) in self.group}
 
 
 @dataclass

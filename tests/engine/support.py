@@ -15,7 +15,7 @@ from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce, Delivery
 from app.engine.engine import Engine, EngineParts
-from app.engine.lane import Lane, LaneLimits, LaneParts
+from app.engine.lane import Lane, LaneLimits, LaneParts, Ticks
 from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import LaneTable, UnitReport
@@ -188,14 +188,17 @@ def new_rig(
     hot: int = 1000,
     lane: LaneId = LANE,
     settle_by: Delivery | None = None,
+    views: tuple[View[Any], ...] = (),
+    ticks: Ticks | None = None,
     **limits: Any,
 ) -> Rig:
     """A lane that is not started yet; positions are those of ``store``. At least once unless ``settle_by`` is given."""
     bounds, pauses = lane_limits(**limits), list[bool]()
     delivery, observer, listener, fatal = delivery or FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
-    state = LaneState(store, hot)
+    state = LaneState(store, hot, views)
     computer = Computer(lane, body, None, state, bounds.batch_bytes)
-    parts = LaneParts(computer, state, settle_by or AtLeastOnce(delivery, dead_letter), observer, listener, fatal, pauses.append)
+    deliver = settle_by or AtLeastOnce(delivery, dead_letter)
+    parts = LaneParts(computer, state, deliver, observer, listener, fatal, pauses.append, ticks=ticks)
     progress = Progress(store.marker(), store.changelog_offset())
     progress.committed[SOURCE] = -1
     return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))

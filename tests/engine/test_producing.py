@@ -50,8 +50,8 @@ def delivery(producer: Any) -> IdempotentProducing:
 async def test_outputs_are_queued_in_order_and_acknowledged_later() -> None:
     producer = FakeProducer()
     one, two, three = batch(b"1"), batch(b"2"), batch(b"3")
-    acks = await delivery(producer).publish(4, {"a": [one, two], "b": [three]})
-    assert producer.calls == [(one, "a", 4), (two, "a", 4), (three, "b", 4)]
+    acks = await delivery(producer).publish([("a", 4, one), ("a", 4, two), ("b", 5, three)])
+    assert producer.calls == [(one, "a", 4), (two, "a", 4), (three, "b", 5)]
     assert [ack.done() for ack in acks] == [False] * 3
     producer.answers[1].set_result(Metadata(0))
     assert [ack.done() for ack in acks] == [False, True, False]
@@ -69,7 +69,7 @@ async def test_logging_state_waits_for_the_broker_and_gives_the_base_offset() ->
 async def test_a_full_queue_is_waited_for_with_the_same_batch() -> None:
     producer, one = FakeProducer(KafkaTimeoutError(), KafkaTimeoutError()), batch(b"1")
     with capture_logs() as logs:
-        (ack,) = await delivery(producer).publish(0, {"a": [one]})
+        (ack,) = await delivery(producer).publish([("a", 0, one)])
     assert producer.calls == [(one, "a", 0)] * 3
     assert not ack.done()
     assert [(entry["event"], entry["topic"], entry["partition"]) for entry in logs] == [("produce_waits_for_broker", "a", 0)] * 2
@@ -77,7 +77,7 @@ async def test_a_full_queue_is_waited_for_with_the_same_batch() -> None:
 
 async def test_a_later_batch_never_overtakes_one_that_waits() -> None:
     producer, one, two = FakeProducer(KafkaTimeoutError()), batch(b"1"), batch(b"2")
-    await delivery(producer).publish(0, {"a": [one, two]})
+    await delivery(producer).publish([("a", 0, one), ("a", 0, two)])
     assert [call[0] for call in producer.calls] == [one, one, two]
 
 
@@ -85,7 +85,7 @@ async def test_a_later_batch_never_overtakes_one_that_waits() -> None:
 async def test_any_other_error_goes_to_the_lane(error: Exception) -> None:
     producer = FakeProducer(error)
     with pytest.raises(type(error)):
-        await delivery(producer).publish(0, {"a": [batch(b"1")]})
+        await delivery(producer).publish([("a", 0, batch(b"1"))])
     assert len(producer.calls) == 1
 
 
@@ -102,5 +102,5 @@ async def test_the_producer_is_asked_for_at_each_send_since_faust_replaces_it() 
     producers = [FakeProducer(), FakeProducer()]
     queue = iter(producers)
     at_least_once = IdempotentProducing(lambda: next(queue))
-    await at_least_once.publish(0, {"a": [batch(b"1"), batch(b"2")]})
+    await at_least_once.publish([("a", 0, batch(b"1")), ("a", 0, batch(b"2"))])
     assert [len(producer.calls) for producer in producers] == [1, 1]

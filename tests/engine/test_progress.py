@@ -14,7 +14,9 @@ from tests.engine.support import SOURCE, event, events, offsets
 
 def unit(*records: Record, emitted: int = 0, duplicates: int = 0, dropped: int = 0, dead: int = 0) -> Computed:
     """A unit of those records with those outcomes."""
-    return Computed([*records], [], [(records[0], Failure("decode", "bad"))] * dead, emitted, duplicates, dropped)
+    dead_letters = [(records[0], Failure("decode", "bad"))] * dead
+    topic = records[0].topic
+    return Computed(topic, [*records], dead_letters=dead_letters, emitted=emitted, duplicates=duplicates, dropped=dropped)
 
 
 def test_nothing_is_durable_before_the_first_unit() -> None:

@@ -23,8 +23,11 @@ rows = st.lists(st.tuples(st.integers(0, 2**40), maybe_bytes, maybe_bytes, heade
 def outputs_of(pairs: list[tuple[Record, Output]], limit: int = 100_000) -> dict[str, list[list[Produced]]]:
     """The records of each batch by topic."""
     batches = TopicBatches(limit)
-    add_outputs(batches, pairs, NOW_MS)
-    return {topic: [produced(batch) for batch in parts] for topic, parts in batches.done().items()}
+    add_outputs(batches, pairs, 0, NOW_MS)
+    found: dict[str, list[list[Produced]]] = {}
+    for topic, _, batch in batches.done():
+        found.setdefault(topic, []).append(produced(batch))
+    return found
 
 
 def source_of(record: Produced) -> bytes:

@@ -18,6 +18,7 @@ from aiokafka import TopicPartition
 from aiokafka.errors import KafkaError, ProducerFenced
 from aiokafka.producer.message_accumulator import BatchBuilder
 from aiokafka.record.memory_records import MemoryRecords
+from aiokafka.structs import OffsetAndMetadata
 
 from app.engine.api import LaneId
 from app.engine.marker import MARKER_KEY, REPAIR_KEY, encode_keys
@@ -41,6 +42,7 @@ class Open:
 
     sends: list[tuple[TopicPartition, int, list[Produced]]] = field(default_factory=list)
     offsets: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -51,6 +53,8 @@ class FakeKafka:
     fail: dict[str, deque[BaseException | None]] = field(default_factory=lambda: defaultdict(deque))
     """step -> what the next calls raise; ``committed`` fails after the commit took effect"""
     group: dict[TopicPartition, int] = field(default_factory=dict)
+    notes: dict[TopicPartition, str] = field(default_factory=dict)
+    """beside the group's offsets"""
     logs: dict[TopicPartition, list[Produced | None]] = field(default_factory=lambda: defaultdict(list))
     """every record, aborted ones too; None: a transaction's marker"""
     visible: dict[TopicPartition, list[tuple[int, Produced]]] = field(default_factory=lambda: defaultdict(list))
@@ -83,11 +87,11 @@ class FakeKafka:
             raise answer
         return answer
 
-    async def committed(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+    async def committed(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
         """The group's offsets."""
         self.calls.append(("committed?", ""))
         self.raise_next("offsets?")
-        return {tp: self.group.get(tp, -1) for tp in tps}
+        return {tp: OffsetAndMetadata(self.group.get(tp, -1), self.notes.get(tp, "")) for tp in tps}
 
     def raise_next(self, step: str) -> None:
         """Fail as scripted."""
@@ -102,6 +106,7 @@ class FakeKafka:
         if commit:
             self.transactions.append(one)
             self.group |= one.offsets
+            self.notes |= one.notes
             for tp, base, records in one.sends:
                 self.visible[tp] += [(base + n, record) for n, record in enumerate(records)]
 
@@ -171,11 +176,13 @@ class FakeProducer:
             kafka.held.append(acknowledge)
         return answer
 
-    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, int], group_id: str) -> None:
+    async def send_offsets_to_transaction(self, offsets: Mapping[TopicPartition, OffsetAndMetadata], group_id: str) -> None:
         """Part of the transaction."""
         self._call("offsets")
         assert group_id == APP
-        self._kafka.opened[self._id].offsets |= offsets
+        opened = self._kafka.opened[self._id]
+        opened.offsets |= {tp: commit.offset for tp, commit in offsets.items()}
+        opened.notes |= {tp: commit.metadata for tp, commit in offsets.items()}
 
     async def commit_transaction(self) -> None:
         """May fail before it took effect (``commit``) and after (``committed``)."""

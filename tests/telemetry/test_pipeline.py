@@ -87,11 +87,11 @@ def test_latency_is_measured_to_visible_and_to_durable(catalogue: Catalogue, pip
     pipeline.unit_done(unit(2, timestamps=[NOW_MS, NOW_MS - 100]))
 
     name = "veltrix_event_latency_seconds"
-    assert value(catalogue, f"{name}_sum", stage="visible") == pytest.approx(0.020 + 0.120)
-    assert value(catalogue, f"{name}_sum", stage="durable") == pytest.approx(0.025 + 0.125)
-    assert value(catalogue, f"{name}_bucket", stage="visible", le="0.02") == 1
-    assert value(catalogue, f"{name}_bucket", stage="durable", le="0.02") == 0
-    assert value(catalogue, f"{name}_count", stage="visible") == 2
+    assert value(catalogue, f"{name}_sum", source="interactions", stage="visible") == pytest.approx(0.020 + 0.120)
+    assert value(catalogue, f"{name}_sum", source="interactions", stage="durable") == pytest.approx(0.025 + 0.125)
+    assert value(catalogue, f"{name}_bucket", source="interactions", stage="visible", le="0.02") == 1
+    assert value(catalogue, f"{name}_bucket", source="interactions", stage="durable", le="0.02") == 0
+    assert value(catalogue, f"{name}_count", source="interactions", stage="visible") == 2
 
 
 def test_units_feed_sizes_phases_and_changelog(catalogue: Catalogue, pipeline: PipelineMetrics) -> None:

@@ -1,0 +1,142 @@
+"""Activities: what events say of items, on their way from the users' partitions to those of the windows' keys.
+
+One event gives an activity per item that it names, or one without an item. A window's key (``item_of``, ``event_of``,
+``category_of``) says where an activity goes: to the partition of the key's murmur2 hash, together with all others of
+its batch that go there. So one Kafka record carries many, and costs what one record costs.
+
+Delivery may repeat a record, with other neighbours than before. Every batch holds all activities of an event that go
+to its partition, and the events of one upstream partition come in the order of their offsets; so the highest offset
+applied per upstream partition says of each activity whether it is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from app.domain.clickstream import NAMES
+from app.domain.routing import hash_of
+from app.domain.session_events import ItemLine, NameCode, SessionEvent
+
+VERSION: Final = 1
+_NO_ITEM: Final = (None,)
+
+
+class Activity(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What an event does with one item, or with none. Times are UTC epoch ms, ``price`` is of one unit in millionths."""
+
+    #: Of the event, in its upstream partition.
+    offset: int
+    time_ms: int
+    #: The upstream partition's, after this event.
+    watermark_ms: int
+    name: NameCode
+    user: str
+    item: str | None = None
+    units: int = 1
+    price: int | None = None
+    category: str | None = None
+    #: The event's n-th item, from 0.
+    line: int = 0
+
+
+class ActivityBatch(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """One record of the topic: what a batch of an upstream partition has for one downstream partition, maybe nothing."""
+
+    version: int
+    upstream: int
+    #: The upstream partition's, after the last event of its batch.
+    watermark_ms: int
+    #: By the name of the key function, in the order of offsets.
+    activities: dict[str, list[Activity]]
+
+
+KeyOf = Callable[[Activity], str | None]
+
+
+def item_of(activity: Activity) -> str | None:
+    """Windows per item."""
+    return activity.item
+
+
+def event_of(activity: Activity) -> str | None:
+    """Windows per event name; an event with several items counts once."""
+    if activity.line:
+        return None
+    name = activity.name
+    return name if isinstance(name, str) else NAMES.get(name, f"${name}")
+
+
+def category_of(activity: Activity) -> str | None:
+    """Windows per category, as the event itself names it."""
+    return activity.category
+
+
+class UnreadableActivities(Exception):
+    """A record is no batch of activities that this build can read. The message holds no payload."""
+
+    reason: Final = "unreadable_activities"
+
+
+encode_batch: Final = msgspec.msgpack.Encoder().encode
+_decode: Final = msgspec.msgpack.Decoder(ActivityBatch).decode
+
+
+def decode_batch(raw: bytes | None) -> ActivityBatch:
+    """Read a record's value.
+
+    Raises:
+        UnreadableActivities: it is something else, or of a newer build.
+    """
+    try:
+        batch = _decode(raw or b"")
+    except msgspec.MsgspecError as exc:
+        raise UnreadableActivities("not a batch of activities") from exc
+    if batch.version != VERSION:
+        raise UnreadableActivities(f"format version {batch.version}, this build reads {VERSION}")
+    return batch
+
+
+class Router:
+    """Gathers the activities of one batch of an upstream partition.
+
+    Args:
+        keys: key functions by name.
+        partitions: of the topic.
+    """
+
+    __slots__ = ("_by_partition", "_keys", "_partitions", "_upstream")
+
+    def __init__(self, keys: Mapping[str, KeyOf], partitions: int, upstream: int) -> None:
+        self._keys = tuple(keys.items())
+        self._partitions = partitions
+        self._upstream = upstream
+        self._by_partition: dict[int, dict[str, list[Activity]]] = {}
+
+    def add(self, offset: int, user: str, event: SessionEvent, watermark_ms: int) -> None:
+        """One valid, unique event, in the order of offsets; ``watermark_ms`` after it."""
+        time_ms, name = event.time_ms, event.name
+        if not event.lines:
+            self._route(Activity(offset, time_ms, watermark_ms, name, user))
+            return
+        for number, line in enumerate(event.lines):
+            self._route(_activity(offset, time_ms, watermark_ms, name, user, line, number))
+
+    def batches(self, watermark_ms: int, everyone: bool) -> Iterable[tuple[int, ActivityBatch]]:
+        """What to send, by partition; to all of them if ``everyone`` is to know the watermark."""
+        by_partition = self._by_partition
+        for partition in range(self._partitions) if everyone else sorted(by_partition):
+            yield partition, ActivityBatch(VERSION, self._upstream, watermark_ms, by_partition.get(partition, {}))
+
+    def _route(self, activity: Activity) -> None:
+        for name, key_of in self._keys:
+            key = key_of(activity)
+            if key is not None:
+                to = self._by_partition.setdefault(hash_of(key) % self._partitions, {})
+                to.setdefault(name, []).append(activity)
+
+
+def _activity(offset: int, time_ms: int, watermark_ms: int, name: NameCode, user: str, line: ItemLine, number: int) -> Activity:
+    return Activity(offset, time_ms, watermark_ms, name, user, line.item, line.units, line.price, line.category, number)

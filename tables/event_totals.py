@@ -1,0 +1,12 @@
+"""Unique valid events by name, of one partition, since its first record. One value, key ``all``."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from app.domain.totals import EventTotals
+from app.engine.api import View, struct_view
+
+event_totals: Final[View[EventTotals]] = struct_view("event_totals", b"t", EventTotals, lookup="totals")
+#: The one key.
+ALL: Final = "all"

@@ -1,0 +1,77 @@
+"""Every windowed result, one declaration each: key, window, aggregates. To add one, add it here; nothing else needs to know.
+
+Results go to ``item-windows``, the running ones to lookups. Money is in millionths. See ``app.domain.windows`` for what
+a declaration may say, ``app.domain.activities`` for keys and fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import attrgetter
+from typing import Any, Final
+
+from app.domain.activities import Activity, KeyOf, event_of, item_of
+from app.domain.aggregates import Aggregate, Count, Sum
+from app.domain.amounts import saturate
+from app.domain.clickstream import TRACK_CODES
+from app.domain.estimates import Distinct
+from app.domain.windows import KeyWindows, WindowSpec, decode_windows
+from app.engine.api import View, struct_view
+
+MINUTE: Final = 60_000
+
+_VIEWED, _ADDED, _BOUGHT = (TRACK_CODES[name] for name in ("Product Viewed", "Product Added", "Order Completed"))
+
+
+def is_view(activity: Activity) -> bool:
+    """An item was looked at."""
+    return activity.name == _VIEWED
+
+
+def is_add(activity: Activity) -> bool:
+    """An item was put into a cart."""
+    return activity.name == _ADDED
+
+
+def units_of(activity: Activity) -> int | None:
+    """Units bought of an item."""
+    return activity.units if activity.name == _BOUGHT else None
+
+
+def revenue_of(activity: Activity) -> int | None:
+    """What was paid for an item, in millionths."""
+    return saturate(activity.units * (activity.price or 0)) if activity.name == _BOUGHT else None
+
+
+def user_of(activity: Activity) -> str:
+    """Who did it."""
+    return activity.user
+
+
+_ITEM: Final[Mapping[str, Aggregate[Activity, Any]]] = {
+    "views": Count(is_view),
+    "adds": Count(is_add),
+    "units": Sum(units_of),
+    "revenue_micros": Sum(revenue_of),
+}
+_EVENT: Final[Mapping[str, Aggregate[Activity, Any]]] = {"events": Count(), "users": Distinct(user_of)}
+
+#: All of them; names are those of lookups and of results.
+WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
+    WindowSpec("item_1m", MINUTE, key=item_of, aggregates=_ITEM),
+    WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, key=item_of, aggregates=_ITEM),
+    WindowSpec("event_1m", MINUTE, key=event_of, aggregates=_EVENT),
+    WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, key=event_of, aggregates=_EVENT),
+)
+#: By which keys activities are dealt out, by name.
+KEYS: Final[dict[str, KeyOf]] = {spec.key.__name__: spec.key for spec in WINDOWS}
+
+
+def window_view(spec: WindowSpec[Activity]) -> View[KeyWindows]:
+    """The stored windows of one declaration, by key."""
+    view = struct_view(f"windows_{spec.name}", b"w%b/" % spec.name.encode(), KeyWindows, lookup=spec.name)
+    return replace(view, decode=decode_windows, due_ms=attrgetter("due_ms"))
+
+
+VIEWS: Final[dict[str, View[KeyWindows]]] = {spec.name: window_view(spec) for spec in WINDOWS}
