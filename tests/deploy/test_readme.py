@@ -9,24 +9,27 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def hunks() -> dict[str, list[str]]:
-    """Per changed file, the lines of the README's diffs that must stand in it, joined as they stand there."""
-    found: dict[str, list[str]] = {}
+def hunks() -> list[tuple[str, list[str]]]:
+    """File and the lines of each hunk of the README's diffs that must stand in it, joined as they stand there."""
+    found: list[tuple[str, list[str]]] = []
     for block in re.findall(r"```diff\n(.*?)```", README, re.DOTALL):
         path = ""
         for line in block.splitlines():
             if line.startswith("--- "):
                 path = line.removeprefix("--- a/") if line != "--- /dev/null" else ""
+                found += [(path, [])] if path else []
+            elif line.startswith("@@"):
+                found.append((path, []))
             elif path and line[:1] in (" ", "-"):
-                found.setdefault(path, []).append(line[1:])
+                found[-1][1].append(line[1:])
     return found
 
 
 def test_the_diffs_of_the_readme_apply_to_what_is_there() -> None:
     changed = hunks()
 
-    assert set(changed) == {"app/domain/errors.py", "app/domain/validation.py", "app/topics.py", "tables/windows.py"}
-    for path, lines in changed.items():
+    assert {path for path, _ in changed} == {"app/domain/errors.py", "app/domain/validation.py", "app/topics.py", "tables/windows.py"}
+    for path, lines in changed:
         assert "\n".join(lines) in (ROOT / path).read_text(encoding="utf-8")
 
 
