@@ -62,7 +62,7 @@ from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
-from app.topics import AGENTS, dead_letters_of
+from app.topics import AGENTS, ITEM_ACTIVITY, dead_letters_of
 from tables.windows import WINDOWS
 
 log = structlog.get_logger(__name__)
@@ -142,8 +142,7 @@ def build(settings: Settings) -> EngineApp:
 
 def wanted(settings: Settings) -> tuple[AgentDeclaration, ...]:
     """The agents that run: all but those that the settings switch off."""
-    off = set() if settings.windows_enabled else {"aggregate_items"}
-    return tuple(agent for agent in registry if agent.name not in off)
+    return tuple(agent for agent in registry if settings.windows_enabled or agent.source != ITEM_ACTIVITY)
 
 
 class Sidecar(SidecarService):

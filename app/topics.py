@@ -59,8 +59,8 @@ def dead_letters_of(app_id: str, source: str) -> str:
 
 
 def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> list[Topic]:
-    """Every topic of this deployment, source first."""
-    agents = tuple(agents)
+    """Every topic of this deployment, source first: those of what the settings switch off are not among them."""
+    agents = tuple(agent for agent in agents if settings.windows_enabled or AGENTS.get(agent) != ITEM_ACTIVITY)
     n, durable = settings.partitions, {"min.insync.replicas": str(settings.min_insync_replicas)}
     dlq = durable | {
         "cleanup.policy": "delete",
@@ -75,11 +75,17 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
     return [
         Topic(INTERACTIONS, n, "ingest, SDKs, veltrix generate", durable | {"max.message.bytes": str(SOURCE_MAX_MESSAGE_BYTES)}),
         Topic(ENRICHED, n, "process_interactions", durable),
-        Topic(SESSIONS, n, "process_interactions", durable),
-        Topic(ITEM_ACTIVITY, n, "process_interactions, for aggregate_items", durable),
-        Topic(ITEM_WINDOWS, n, "aggregate_items", durable),
+        *([Topic(SESSIONS, n, "process_interactions", durable)] if settings.sessions_enabled else []),
+        *(_of_windows(n, durable) if settings.windows_enabled else []),
         *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
+    ]
+
+
+def _of_windows(partitions: int, config: Mapping[str, str]) -> list[Topic]:
+    return [
+        Topic(ITEM_ACTIVITY, partitions, "process_interactions, for aggregate_items", config),
+        Topic(ITEM_WINDOWS, partitions, "aggregate_items", config),
     ]
 
 

@@ -38,8 +38,10 @@ CASES: dict[str, Callable[[Run], CaseResult]] = {
     "latency-5000": lambda run: run_latency(run, Latency("latency-5000", 5000)),
     "latency-hot": lambda run: run_latency(run, Latency("latency-hot", 1000, hot=True, goals=True)),
     "hot-user": run_hot_user,
-    "drain-eos": lambda run: run_drain(run, Drain("drain-eos", 4, redis=False, eos=True)),
-    "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, eos=True)),
+    "drain-eos": lambda run: run_drain(run, Drain("drain-eos", 4, redis=False, rival="eos")),
+    "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, alone="eos")),
+    "drain-whole": lambda run: run_drain(run, Drain("drain-whole", 4, redis=False, rival="whole")),
+    "latency-whole": lambda run: run_latency(run, Latency("latency-whole", 1000, alone="whole")),
 }
 #: Left out of a quick run unless named.
 SLOW = ("drain-10p", "latency-5000")

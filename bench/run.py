@@ -20,8 +20,14 @@ from bench.services import HandLoop, Services, Setup, Subject, Worker
 EVENT_AGE_MS = 3_600_000
 WARM_RECORDS = 200_000
 Say = Callable[[str], None]
-#: What the subject ``eos`` is: the worker with transactions.
-EXACTLY_ONCE = {"processing_guarantee": "exactly_once"}
+#: The job that the hand-written loop does too: what else a worker does is measured by the subject ``whole``.
+MAIN_JOB = {"sessions_enabled": "false", "windows_enabled": "false"}
+#: Settings of the worker by the subject's name; ``eos`` is the main job with transactions, ``whole`` has the defaults.
+WORKERS: Mapping[str, Mapping[str, str]] = {
+    "worker": MAIN_JOB,
+    "eos": MAIN_JOB | {"processing_guarantee": "exactly_once"},
+    "whole": {},
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +85,7 @@ class Run:
 
         ``extra``: settings by name, over those that the name stands for.
         """
-        settings = (EXACTLY_ONCE if name == "eos" else {}) | dict(extra or {})
+        settings = dict(WORKERS.get(name, MAIN_JOB)) | dict(extra or {})
         setup = Setup(f"bench-{name}-{next(self._numbers)}", partitions, redis, source, settings)
         subject: Subject = HandLoop(self.services, setup) if name == "hand" else Worker(self.services, setup)
         self.services.kafka.recreate(subject.topics(self.services))

@@ -195,7 +195,7 @@ class Worker(_Process):
         self.dead_letters = dead_letters_of(setup.app_id, setup.source)
 
     def topics(self, services: Services) -> list[Topic]:
-        return [topic for topic in all_topics(self.setup.settings(services), [WORKER_AGENT]) if topic.name != INTERACTIONS]
+        return [topic for topic in all_topics(self.setup.settings(services)) if topic.name != INTERACTIONS]
 
     def wait_ready(self) -> None:
         self._process.wait_until(lambda: self._get("/readyz")[0] == 200, START_S)

@@ -28,7 +28,12 @@ def hunks() -> list[tuple[str, list[str]]]:
 def test_the_diffs_of_the_readme_apply_to_what_is_there() -> None:
     changed = hunks()
 
-    assert {path for path, _ in changed} == {"app/domain/errors.py", "app/domain/validation.py", "app/topics.py", "tables/windows.py"}
+    assert {path for path, _ in changed} == {
+        "app/domain/errors.py",
+        "app/domain/validation.py",
+        "app/topics.py",
+        "tables/windows.py",
+    }
     for path, lines in changed:
         assert "\n".join(lines) in (ROOT / path).read_text(encoding="utf-8")
 

@@ -19,6 +19,8 @@ from app.settings import Settings
 from app.topics import ENRICHED, INTERACTIONS, dead_letters_of
 from deploy.local.worker_process import WorkerProcess
 
+SOURCE_AGENT = "process_interactions"
+OUTCOMES = ("consumed", "emitted", "duplicates", "dead_lettered", "retried", "dropped")
 WAIT_S = 90.0
 
 
@@ -80,17 +82,18 @@ def read(settings: Settings, topic: str) -> list[Message]:
 
 
 def ledger(worker: WorkerProcess) -> dict[str, int]:
-    """The worker's ledger, summed over its lanes."""
-    status, body = worker.get("/api/v1/ledger")
-    assert status == 200, body
-    return dict(json.loads(body)["total"])
+    """The worker's ledger of the source, summed over its lanes; the residue is that of all lanes, the other agents' too."""
+    rows = lanes(worker, None)
+    mine = [row for row in rows if row["agent"] == SOURCE_AGENT]
+    total = {name: sum(row[name] for row in mine) for name in OUTCOMES}
+    return total | {"residue": sum(row["residue"] for row in rows)}
 
 
-def lanes(worker: WorkerProcess) -> list[dict[str, Any]]:
-    """The ledger of each lane of the worker."""
+def lanes(worker: WorkerProcess, agent: str | None = SOURCE_AGENT) -> list[dict[str, Any]]:
+    """The ledger of each lane of one agent of the worker; None: of all."""
     status, body = worker.get("/api/v1/ledger")
     assert status == 200, body
-    return list(json.loads(body)["lanes"])
+    return [row for row in json.loads(body)["lanes"] if agent in (None, row["agent"])]
 
 
 def wait_consumed(workers: Iterable[WorkerProcess], count: int, timeout_s: float = WAIT_S) -> None:
