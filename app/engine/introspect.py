@@ -91,6 +91,7 @@ class RunningEngine:
             seconds_since_commit=now - progress.last_commit,
             state_keys=lane.state.store.estimated_keys(),
             breaker=self._app.engine.breakers.status(lane.id),
+            waiting=lane.state.waiting(),
         )
 
     async def position(self, topic: str, partition: int) -> int:

@@ -60,6 +60,7 @@ class LaneState:
         self.cursors: dict[bytes, bytes] = {}
         """How far the sweep of a view is, by its prefix"""
         self._unsettled: deque[dict[bytes, bytes | None]] = deque()
+        self._due_views = {view.prefix: view.name for view in views if view.due_ms is not None}
         self.dues = {view.prefix: self._index(view) for view in views if view.due_ms is not None}
 
     def stage(self) -> Stage:
@@ -72,6 +73,10 @@ class LaneState:
         for raw, value in zip(raw_keys, self.store.get_many(raw_keys), strict=True):
             if value is not None:
                 hot[raw] = decoded(view, raw, value)
+
+    def waiting(self) -> dict[str, int]:
+        """How many keys wait for their time, by view."""
+        return {name: len(self.dues[prefix]) for prefix, name in self._due_views.items()}
 
     def _index(self, view: View[Any]) -> DueIndex:
         due_ms, start = cast("Callable[[Any], int]", view.due_ms), len(view.prefix)

@@ -63,6 +63,8 @@ class LaneStatus:
     seconds_since_commit: float
     state_keys: int
     breaker: BreakerStatus = BreakerStatus()
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """values that wait for their time, by view: open sessions, open windows"""
 
     @property
     def held_by(self) -> str:

@@ -115,6 +115,10 @@ STATE_KEYS = Metric(
     "veltrix_state_keys", "gauge", "RocksDB's estimate of keys in the partition.",
     "Grows with users; a jump points at a key that should not be one.", ("agent", "partition"),
 )
+WAITING_KEYS = Metric(
+    "veltrix_waiting_keys", "gauge", "Keys of a view that wait for event time to close something: open sessions, open windows.",
+    "Grows without end: the watermark stands still. Is a source partition without events, and VELTRIX_WATERMARK_IDLE_MS 0?", ("agent", "partition", "view"),
+)
 QUEUED_RECORDS = Metric(
     "veltrix_queued_records", "gauge", "Records fetched and waiting in the lane.",
     "At VELTRIX_LANE_HIGH_WATER: the lane is paused, back-pressure works.", ("agent", "partition"), "records",

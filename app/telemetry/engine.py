@@ -51,6 +51,8 @@ def _source(lane: LaneStatus) -> Iterator[m.Reading]:
 def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
     owner = (lane.lane.agent, str(lane.lane.partition))
     yield m.STATE_KEYS, owner, lane.state_keys
+    for view, count in lane.waiting.items():
+        yield m.WAITING_KEYS, (*owner, view), count
     yield m.QUEUED_RECORDS, owner, lane.queued_records
     yield m.UNITS_IN_FLIGHT, owner, lane.units_in_flight
     yield m.LANES_PAUSED, owner, float(lane.paused)
