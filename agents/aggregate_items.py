@@ -6,13 +6,13 @@ again after a crash upstream, is a duplicate: each is known by its offset there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 
 from agents.registry import registry
 from app.domain.activities import Activity, UnreadableActivities, decode_batch
 from app.domain.trending import Trending, top_of
-from app.domain.upstreams import UnknownUpstream, Upstreams
+from app.domain.upstreams import Taken, Timed, UnknownUpstream, Upstreams
 from app.domain.watermarks import LatePolicy
 from app.domain.window_fold import WindowFold
 from app.domain.windows import ClosedWindow, WindowSpec, encode_window
@@ -21,10 +21,7 @@ from app.settings import Settings
 from app.topics import ITEM_ACTIVITY, ITEM_WINDOWS
 from tables.trending import TRENDING, trending
 from tables.upstreams import ALL, upstreams
-from tables.windows import VIEWS, WINDOWS
-
-Taken = list[tuple[Record, Activity, int]]
-"""Record, activity, watermark to fold it with"""
+from tables.windows import KEYS, VIEWS, WINDOWS
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,66 +30,77 @@ class Rules:
 
     partitions: int
     windows: tuple[WindowSpec[Activity], ...]
+    late: LatePolicy
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Rules:
         """Called once per worker."""
         late, lateness_ms = LatePolicy(settings.late_policy), settings.allowed_lateness_ms
         specs = (replace(s, late=late, allowed_lateness_ms=max(s.allowed_lateness_ms, lateness_ms)) for s in WINDOWS)
-        return cls(settings.partitions, tuple(specs))
+        return cls(settings.partitions, tuple(specs), late)
 
 
 @registry.agent(source=ITEM_ACTIVITY, views=(upstreams, trending, *VIEWS.values()), setup=Rules.from_settings, ticks=True)
 async def aggregate_items(batch: Batch[Rules]) -> Effects:
     """Windows per item and per event name, closed by event time."""
-    effects, state = batch.effects(), batch.state
-    clock = Upstreams(batch.context.partitions, state.view(upstreams).get(ALL))
-    taken = _take(batch.records, clock, effects)
-    for spec in batch.context.windows:
-        closed = _fold(state, spec, taken.get(spec.key.__name__, ()), clock.watermark_ms, effects)
+    effects, state, rules = batch.effects(), batch.state, batch.context
+    clock = Upstreams(rules.partitions, state.view(upstreams).get(ALL))
+    taken, late = _take(batch.records, clock, effects), set[Activity]()
+    for spec in rules.windows:
+        closed = _fold(state, spec, taken[spec.key.__name__], clock.watermark_ms, effects, late)
         for window in closed:
             effects.publish(Output(ITEM_WINDOWS, window.key.encode(), encode_window(window)))
         _note_trends(state, spec, closed)
+    if late and rules.late is LatePolicy.DEAD_LETTER:
+        _set_aside(batch.records, late, effects)
     if batch.records:
         state.view(upstreams).put(ALL, clock.snapshot())
     return effects
 
 
-def _take(records: Iterable[Record], clock: Upstreams, effects: Effects) -> dict[str, Taken]:
-    """What is new, by the name of its key function; every record gets its outcome."""
-    taken: dict[str, Taken] = {}
+def _take(records: Iterable[Record], clock: Upstreams, effects: Effects) -> Taken:
+    """What is new, by key function and key; every record gets its outcome."""
+    taken: Taken = {name: {} for name in KEYS}
     for record in records:
         try:
-            activities = decode_batch(record.value)
-            before = clock.applied(activities.upstream)
-            for key, activity, watermark_ms in clock.take(activities):
-                taken.setdefault(key, []).append((record, activity, watermark_ms))
+            is_new = clock.take(decode_batch(record.value), KEYS, taken)
         except (UnreadableActivities, UnknownUpstream) as exc:
             effects.dead_letter(record, Failure("decode", exc.reason, str(exc)))
             continue
-        is_repeated = activities.activities and clock.applied(activities.upstream) == before
-        effects.duplicate(record) if is_repeated else effects.emit(record)
+        effects.emit(record) if is_new else effects.duplicate(record)
     return taken
 
 
 def _fold(
-    state: State, spec: WindowSpec[Activity], taken: Taken | tuple[()], watermark_ms: int, effects: Effects
+    state: State,
+    spec: WindowSpec[Activity],
+    taken: Mapping[str, Sequence[Timed]],
+    watermark_ms: int,
+    effects: Effects,
+    late: set[Activity],
 ) -> list[ClosedWindow]:
     """Fold activities into the windows of one declaration, and close what is due; the closed ones."""
     view = state.view(VIEWS[spec.name])
     due = view.due(watermark_ms)
     if not taken and not due:
         return []
-    keys = {key for _, activity, _ in taken if (key := spec.key(activity)) is not None}.union(due)
+    keys = taken.keys() | due
     fold = WindowFold(spec, view.get_many(keys))
-    late = {r.offset: r for r, activity, at_ms in taken if fold.add(activity, activity.time_ms, at_ms) is LatePolicy.DEAD_LETTER}
-    for record in late.values():
-        effects.set_aside(record, Failure("aggregate", "late", f"has events that are too late for {spec.name}", "late"))
+    for key, activities in taken.items():
+        late.update(fold.add_all(key, activities))
     for key in sorted(keys):
         fold.close(key, watermark_ms)
     put_all(view, fold.states())
     effects.late(spec.name, fold.late)
     return fold.closed
+
+
+def _set_aside(records: Iterable[Record], late: Set[Activity], effects: Effects) -> None:
+    """Park a copy of each record that has late activities; rare, so it is read again."""
+    for record in records:
+        batch = decode_batch(record.value)
+        if any(activity in late for activities in batch.activities.values() for activity in activities):
+            effects.set_aside(record, Failure("aggregate", "late", "has events that are too late for a window", "late"))
 
 
 def _note_trends(state: State, spec: WindowSpec[Activity], closed: list[ClosedWindow]) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from app.domain.activities import Activity, KeyOf, event_of, item_of
 from app.domain.aggregates import Aggregate, Count, Sum
-from app.domain.amounts import saturate
+from app.domain.amounts import micros, saturate
 from app.domain.clickstream import TRACK_CODES
 from app.domain.estimates import Distinct
 from app.domain.windows import KeyWindows, WindowSpec, decode_windows
@@ -41,7 +41,7 @@ def units_of(activity: Activity) -> int | None:
 
 def revenue_of(activity: Activity) -> int | None:
     """What was paid for an item, in millionths."""
-    return saturate(activity.units * (activity.price or 0)) if activity.name == _BOUGHT else None
+    return saturate(activity.units * (micros(activity.price) or 0)) if activity.name == _BOUGHT else None
 
 
 def user_of(activity: Activity) -> str:

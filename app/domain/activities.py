@@ -25,7 +25,7 @@ _NO_ITEM: Final = (None,)
 
 
 class Activity(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What an event does with one item, or with none. Times are UTC epoch ms, ``price`` is of one unit in millionths."""
+    """What an event does with one item, or with none. Times are UTC epoch ms, ``price`` is of one unit, as it was sent."""
 
     #: Of the event, in its upstream partition.
     offset: int
@@ -36,7 +36,7 @@ class Activity(msgspec.Struct, frozen=True, gc=False, array_like=True):
     user: str
     item: str | None = None
     units: int = 1
-    price: int | None = None
+    price: int | float | str | None = None
     category: str | None = None
     #: The event's n-th item, from 0.
     line: int = 0

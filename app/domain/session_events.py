@@ -34,11 +34,11 @@ class Order(msgspec.Struct, frozen=True, gc=False):
 
 
 class ItemLine(msgspec.Struct, frozen=True, gc=False):
-    """One item that an event names. ``price`` is that of one unit, in millionths; None when it does not say."""
+    """One item that an event names. ``price`` is that of one unit as the sender wrote it (``amounts.micros`` reads it)."""
 
     item: str
     units: int = 1
-    price: int | None = None
+    price: int | float | str | None = None
     category: str | None = None
 
 
@@ -127,8 +127,7 @@ def _item_line(line: _Line) -> ItemLine | None:
     product_id, category = line.product_id, line.category
     if product_id is None or product_id == "":
         return None
-    price = None if line.price is None else micros(line.price)
-    return ItemLine(str(product_id), _units(line.quantity), price, category[:MAX_CATEGORY_CHARS] if category else None)
+    return ItemLine(str(product_id), _units(line.quantity), line.price, category[:MAX_CATEGORY_CHARS] if category else None)
 
 
 def _order(properties: _Properties) -> Order:

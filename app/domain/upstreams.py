@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
 
-from app.domain.activities import Activity, ActivityBatch
+from app.domain.activities import Activity, ActivityBatch, KeyOf
 from app.domain.min_watermark import MinWatermark, MinWatermarkState
 from app.domain.watermarks import WatermarkPolicy
 
 VERSION: Final = 1
 #: An upstream that is silent tells its own idle advance: here nobody is ever left out.
 _NEVER_IDLE: Final = WatermarkPolicy()
+
+
+Timed = tuple[Activity, int, int]
+"""Activity, its time, the watermark to fold it with"""
+Taken = dict[str, dict[str, list[Timed]]]
+"""By the name of the key function, then by key"""
 
 
 class UpstreamsState(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -32,6 +38,10 @@ class UnknownUpstream(Exception):
     def __init__(self, upstream: int, partitions: int) -> None:
         super().__init__(f"upstream partition {upstream} of {partitions}")
         self.upstream = upstream
+
+
+def _nobody(_: Activity) -> None:
+    return None
 
 
 class Upstreams:
@@ -54,12 +64,11 @@ class Upstreams:
         """The least of all upstream partitions."""
         return self._watermark.watermark_ms
 
-    def applied(self, upstream: int) -> int:
-        """The highest offset that was applied of an upstream partition; -1 for none."""
-        return self._applied.get(upstream, -1)
+    def take(self, batch: ActivityBatch, keys: Mapping[str, KeyOf], into: Taken) -> bool:
+        """Add what is new in ``batch`` to ``into``; whether it was new at all (a watermark alone is).
 
-    def take(self, batch: ActivityBatch) -> Iterator[tuple[str, Activity, int]]:
-        """What is new in ``batch``: key function's name, activity, and the watermark to fold it with.
+        Args:
+            keys: key functions by name; activities of another one are nobody's any more.
 
         Raises:
             UnknownUpstream: nothing of it was taken.
@@ -67,16 +76,22 @@ class Upstreams:
         upstream = batch.upstream
         if not 0 <= upstream < self._partitions:
             raise UnknownUpstream(upstream, self._partitions)
-        applied, others_ms, floor_ms = self._applied.get(upstream, -1), self._watermark.others(upstream), self.watermark_ms
-        newest = applied
-        for key, activities in batch.activities.items():
+        applied = newest = self._applied.get(upstream, -1)
+        others_ms, floor_ms = self._watermark.others(upstream), self.watermark_ms
+        for name, activities in batch.activities.items():
+            key_of, by_key = keys.get(name, _nobody), into.setdefault(name, {})
             for activity in activities:
-                if activity.offset > applied:
-                    least_ms = min(others_ms, activity.watermark_ms)
-                    yield key, activity, max(floor_ms, least_ms)
-                    newest = max(newest, activity.offset)
+                offset = activity.offset
+                if offset <= applied:
+                    continue
+                newest = max(newest, offset)
+                key = key_of(activity)
+                if key is not None:
+                    timed = (activity, activity.time_ms, max(floor_ms, min(others_ms, activity.watermark_ms)))
+                    by_key.setdefault(key, []).append(timed)
         self._applied[upstream] = newest
         self._watermark.observe(upstream, batch.watermark_ms, 0)
+        return newest > applied or not batch.activities
 
     def snapshot(self) -> UpstreamsState:
         """What to store."""

@@ -71,18 +71,27 @@ class WindowFold(Generic[E]):
         key = self._key(event)
         if key is None:
             return None
-        state, mine = self._open.get(key) or self._take(key, watermark_ms)
-        if state.due_ms <= watermark_ms:
-            self._settle(key, state, watermark_ms)
-        accumulators = mine.get(time_ms - time_ms % self._pane_ms)
-        if accumulators is None or time_ms < watermark_ms:
-            accumulators = self._pane(state, mine, time_ms, watermark_ms)
-            if accumulators is None:
-                self.late += 1
-                return self._spec.late
-        for at, add in self._adds:
-            accumulators[at] = add(accumulators[at], event)
-        return None
+        return self._spec.late if self.add_all(key, ((event, time_ms, watermark_ms),)) else None
+
+    def add_all(self, key: str, events: Iterable[tuple[E, int, int]]) -> list[E]:
+        """Fold events of one key: event, its time, the watermark after it. The too late ones come back."""
+        late: list[E] = []
+        adds, pane_ms = self._adds, self._pane_ms
+        taken: tuple[KeyWindows, _Panes] | None = self._open.get(key)
+        for event, time_ms, watermark_ms in events:
+            state, mine = taken = taken or self._take(key, watermark_ms)
+            if state.due_ms <= watermark_ms:
+                self._settle(key, state, watermark_ms)
+            accumulators = mine.get(time_ms - time_ms % pane_ms)
+            if accumulators is None or time_ms < watermark_ms:
+                accumulators = self._pane(state, mine, time_ms, watermark_ms)
+                if accumulators is None:
+                    late.append(event)
+                    continue
+            for at, add in adds:
+                accumulators[at] = add(accumulators[at], event)
+        self.late += len(late)
+        return late
 
     def close(self, key: str, watermark_ms: int) -> None:
         """Close what is due for one key; nothing else changes."""

@@ -78,9 +78,9 @@ class LaneState:
         """How many keys wait for their time, by view."""
         return {name: len(self.dues[prefix]) for prefix, name in self._due_views.items()}
 
-    def _index(self, view: View[Any]) -> DueIndex:
-        due_ms, start = cast("Callable[[Any], int]", view.due_ms), len(view.prefix)
-        return DueIndex((raw[start:].decode(), due_ms(decoded(view, raw, value))) for raw, value in self._all(view.prefix))
+    def _index(self, view: View[Any]) -> DueIndex[bytes]:
+        due_ms = cast("Callable[[Any], int]", view.due_ms)
+        return DueIndex((raw, due_ms(decoded(view, raw, value))) for raw, value in self._all(view.prefix))
 
     def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
         after = b""
@@ -98,7 +98,7 @@ class LaneState:
             hot.pop(raw, None)
             hot[raw] = value
             if view.due_ms is not None and value is not None:
-                self.dues[view.prefix].note(raw[len(view.prefix) :].decode(), view.due_ms(value))
+                self.dues[view.prefix].note(raw, view.due_ms(value))
         self._unsettled.append(encoded)
         self._give_back(stage)
         if stage.told:
@@ -123,7 +123,7 @@ class LaneState:
             due_ms, index, prefix = cast("Callable[[Any], int]", view.due_ms), self.dues[view.prefix], view.prefix
             kept = stage.view(view).get_many(key for key in keys if prefix + key.encode() not in stage.writes)
             for key, value in kept.items():
-                index.note(key, due_ms(value))
+                index.note(prefix + key.encode(), due_ms(value))
 
     def settle(self, runs: int) -> None:
         """The oldest ``runs`` accepted runs are in RocksDB: shrink to the limit, oldest values first."""
@@ -199,7 +199,8 @@ class StagedView(Generic[V]):
     def due(self, watermark_ms: int) -> list[str]:
         """Keys that may be due, a bounded number."""
         lane, stage = self._lane, self._stage
-        keys = lane.dues[self._view.prefix].due(watermark_ms, lane.most_due)
+        start = len(self._view.prefix)
+        keys = [raw[start:].decode() for raw in lane.dues[self._view.prefix].due(watermark_ms, lane.most_due)]
         if keys:
             stage.told.append((self._view, keys))
             stage.is_due_left |= len(keys) == lane.most_due

@@ -163,6 +163,8 @@ async def test_splitting_and_discarded_runs_change_neither_outputs_nor_state(
         at = max(at, cut)
 
     assert outputs == expected
+    for state in (again, once):  # when everybody was told of the watermark depends on batches, and no result on that
+        state.raw = {key: value for key, value in state.raw.items() if not key.startswith(source_clocks.prefix)}
     assert again.raw == once.raw
 
 

@@ -33,7 +33,7 @@ activities = st.builds(
     user=texts,
     item=st.none() | texts,
     units=st.integers(1, 10**6),
-    price=st.none() | st.integers(-(2**60), 2**60),
+    price=st.none() | st.integers(-(2**60), 2**60) | st.floats(allow_nan=False) | texts,
     category=st.none() | texts,
     line=st.integers(0, 200),
 )

@@ -40,7 +40,7 @@ def test_a_later_note_does_not_move_a_key_and_an_earlier_one_does() -> None:
 class Partition:
     """Users of one partition; closes after each batch what its index names, or everybody when it has none."""
 
-    def __init__(self, policy: SessionPolicy, index: DueIndex | None) -> None:
+    def __init__(self, policy: SessionPolicy, index: DueIndex[str] | None) -> None:
         self.policy, self.index = policy, index
         self.states: dict[str, UserSessions] = {}
 

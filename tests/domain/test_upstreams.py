@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.activities import VERSION, Activity, ActivityBatch
-from app.domain.upstreams import UnknownUpstream, Upstreams
+from app.domain.activities import VERSION, Activity, ActivityBatch, item_of
+from app.domain.upstreams import Taken, UnknownUpstream, Upstreams
 from app.domain.watermarks import NO_WATERMARK
 
 
@@ -19,7 +19,11 @@ def batch(upstream: int, watermark_ms: int, *activities: Activity) -> ActivityBa
 
 def take(upstreams: Upstreams, one: ActivityBatch) -> list[tuple[int, int]]:
     """(offset, watermark) of what is new."""
-    return [(activity.offset, watermark_ms) for _, activity, watermark_ms in upstreams.take(one)]
+    taken: Taken = {}
+    is_new = upstreams.take(one, {"item_of": item_of}, taken)
+    found = [(activity.offset, watermark_ms) for activity, _, watermark_ms in taken.get("item_of", {}).get("sku", [])]
+    assert is_new == bool(found or not one.activities)
+    return found
 
 
 def test_the_least_watermark_of_all_upstream_partitions_rules() -> None:
