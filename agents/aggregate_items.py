@@ -50,7 +50,7 @@ async def aggregate_items(batch: Batch[Rules]) -> Effects:
         closed = _fold(state, spec, taken[spec.key.__name__], clock.watermark_ms, effects, late)
         for window in closed:
             effects.publish(Output(ITEM_WINDOWS, window.key.encode(), encode_window(window)))
-        _note_trends(state, spec, closed)
+        _note_trends(state, closed)
     if late and rules.late is LatePolicy.DEAD_LETTER:
         _set_aside(batch.records, late, effects)
     if batch.records:
@@ -88,8 +88,7 @@ def _fold(
     fold = WindowFold(spec, view.get_many(keys))
     for key, activities in taken.items():
         late.update(fold.add_all(key, activities))
-    for key in sorted(keys):
-        fold.close(key, watermark_ms)
+    fold.close_all(due, watermark_ms)
     put_all(view, fold.states())
     effects.late(spec.name, fold.late)
     return fold.closed
@@ -103,12 +102,10 @@ def _set_aside(records: Iterable[Record], late: Set[Activity], effects: Effects)
             effects.set_aside(record, Failure("aggregate", "late", "has events that are too late for a window", "late"))
 
 
-def _note_trends(state: State, spec: WindowSpec[Activity], closed: list[ClosedWindow]) -> None:
-    """Keep the leaders of the newest windows of a declaration that has trends."""
-    score = TRENDING.get(spec.name)
-    if score is None or not closed:
-        return
+def _note_trends(state: State, closed: Iterable[ClosedWindow]) -> None:
+    """Keep the leaders of the newest windows of each output that has trends."""
     view = state.view(trending)
-    view.put(
-        spec.name, top_of(view.get(spec.name) or Trending(), ((w.start_ms, w.end_ms, w.key, score(w.results)) for w in closed))
-    )
+    for name, score in TRENDING.items():
+        scored = [(w.start_ms, w.end_ms, w.key, score(w.results)) for w in closed if w.name == name]
+        if scored:
+            view.put(name, top_of(view.get(name) or Trending(), scored))

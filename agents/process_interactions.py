@@ -165,8 +165,7 @@ def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
     view, watermark_ms = state.view(user_sessions), work.clock.watermark_ms
     due = view.due(watermark_ms)
     work.stored_sessions |= view.get_many(user_key for user_key in due if user_key not in work.users)
-    for user_key in sorted(work.users.union(due)):
-        work.sessions.close(user_key, watermark_ms)
+    work.sessions.close_all(due, watermark_ms)
     for session in work.sessions.closed:
         effects.publish(Output(SESSIONS, session.user[2:].encode(), encode_session(session)))
     effects.late("sessions", work.sessions.late)

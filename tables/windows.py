@@ -59,10 +59,8 @@ _EVENT: Final[Mapping[str, Aggregate[Activity, Any]]] = {"events": Count(), "use
 
 #: All of them; names are those of lookups and of results.
 WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
-    WindowSpec("item_1m", MINUTE, key=item_of, aggregates=_ITEM),
-    WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, key=item_of, aggregates=_ITEM),
-    WindowSpec("event_1m", MINUTE, key=event_of, aggregates=_EVENT),
-    WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, key=event_of, aggregates=_EVENT),
+    WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, also={"item_1m": MINUTE}, key=item_of, aggregates=_ITEM),
+    WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, also={"event_1m": MINUTE}, key=event_of, aggregates=_EVENT),
 )
 #: By which keys activities are dealt out, by name.
 KEYS: Final[dict[str, KeyOf]] = {spec.key.__name__: spec.key for spec in WINDOWS}

@@ -110,7 +110,8 @@ class Router:
     __slots__ = ("_by_partition", "_keys", "_partitions", "_upstream")
 
     def __init__(self, keys: Mapping[str, KeyOf], partitions: int, upstream: int) -> None:
-        self._keys = tuple(keys.items())
+        #: With the list that activities of a key go to, as far as there were any.
+        self._keys = tuple((name, key_of, dict[str, list[Activity]]()) for name, key_of in keys.items())
         self._partitions = partitions
         self._upstream = upstream
         self._by_partition: dict[int, dict[str, list[Activity]]] = {}
@@ -131,11 +132,15 @@ class Router:
             yield partition, ActivityBatch(VERSION, self._upstream, watermark_ms, by_partition.get(partition, {}))
 
     def _route(self, activity: Activity) -> None:
-        for name, key_of in self._keys:
+        for name, key_of, lists in self._keys:
             key = key_of(activity)
-            if key is not None:
+            if key is None:
+                continue
+            found = lists.get(key)
+            if found is None:
                 to = self._by_partition.setdefault(hash_of(key) % self._partitions, {})
-                to.setdefault(name, []).append(activity)
+                found = lists[key] = to.setdefault(name, [])
+            found.append(activity)
 
 
 def _activity(offset: int, time_ms: int, watermark_ms: int, name: NameCode, user: str, line: ItemLine, number: int) -> Activity:

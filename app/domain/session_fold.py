@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from app.domain.session_events import SessionEvent
 from app.domain.session_parts import NOT_PUBLISHED, SessionPart, absorb, copy_part, count, new_part
@@ -78,6 +78,12 @@ class SessionFold:
         state = self._open.get(user_key) or self._stored.get(user_key)
         if state is not None and state.due_ms <= watermark_ms:
             self._settle(user_key, self._open.get(user_key) or self._take(user_key), watermark_ms)
+
+    def close_all(self, stored: Iterable[str], watermark_ms: int) -> None:
+        """Close what is due for the users of this batch and for ``stored`` ones, in the order of the alphabet."""
+        due = {user_key for user_key, state in self._open.items() if state.due_ms <= watermark_ms}
+        for user_key in sorted(due.union(stored)):
+            self.close(user_key, watermark_ms)
 
     def states(self) -> dict[str, UserSessions | None]:
         """Values to write, by user key; None deletes. The fold must not be used any more."""

@@ -44,12 +44,13 @@ class WindowFold(Generic[E]):
         stored: states of the batch's keys, and of those to close, as far as they exist.
     """
 
-    __slots__ = ("_adds", "_copies", "_kept_ms", "_key", "_open", "_pane_ms", "_spec", "_stored", "closed", "late")
+    __slots__ = ("_adds", "_copies", "_kept_ms", "_key", "_lateness_ms", "_open", "_pane_ms", "_spec", "_stored", "closed", "late")
 
     def __init__(self, spec: WindowSpec[E], stored: Mapping[str, KeyWindows]) -> None:
         self._spec = spec
         self._key = spec.key
         self._pane_ms = spec.pane_ms
+        self._lateness_ms = spec.allowed_lateness_ms
         self._kept_ms = spec.size_ms + spec.allowed_lateness_ms
         self._adds = tuple(enumerate(aggregate.add for aggregate in spec.aggregates.values()))
         numbered = enumerate(spec.aggregates.values())
@@ -100,6 +101,12 @@ class WindowFold(Generic[E]):
             if state.due_ms <= watermark_ms:
                 self._settle(key, state, watermark_ms)
 
+    def close_all(self, stored: Iterable[str], watermark_ms: int) -> None:
+        """Close what is due for the keys of this batch and for ``stored`` ones, in the order of the alphabet."""
+        due = {key for key, (state, _) in self._open.items() if state.due_ms <= watermark_ms}
+        for key in sorted(due.union(stored)):
+            self.close(key, watermark_ms)
+
     def states(self) -> dict[str, KeyWindows | None]:
         """Values to write, by key; None deletes. The fold must not be used any more."""
         return {key: state if state.panes else None for key, (state, _) in self._open.items()}
@@ -107,10 +114,11 @@ class WindowFold(Generic[E]):
     def _take(self, key: str, watermark_ms: int) -> tuple[KeyWindows, _Panes]:
         stored = self._stored.get(key)
         if stored is None:
-            state = KeyWindows(VERSION, NEVER, watermark_ms, {}, {}, [])
+            state = KeyWindows(VERSION, NEVER, watermark_ms, {}, {}, {})
         else:
-            panes, revisions, changed = stored.panes.copy(), stored.revisions.copy(), stored.changed.copy()
-            state = KeyWindows(VERSION, stored.due_ms, stored.closed_ms, panes, revisions, changed)
+            revisions = {at: numbers.copy() for at, numbers in stored.revisions.items()}
+            changed = {at: starts.copy() for at, starts in stored.changed.items()}
+            state = KeyWindows(VERSION, stored.due_ms, stored.closed_ms, stored.panes.copy(), revisions, changed)
         self._open[key] = taken = (state, dict[int, list[Any]]())
         return taken
 
@@ -138,40 +146,43 @@ class WindowFold(Generic[E]):
     def _note_windows(self, state: KeyWindows, time_ms: int, watermark_ms: int) -> None:
         """Make due what this event opens, or changes after it was closed."""
         state.closed_ms = watermark_ms  # nothing was due; a window that is past must not close by what this event adds
-        for start_ms in self._spec.starts(time_ms):
-            end_ms = start_ms + self._spec.size_ms
-            if end_ms > watermark_ms:
-                state.due_ms = min(state.due_ms, end_ms)
-                return
-            if start_ms + self._kept_ms > watermark_ms:
-                state.changed.append(start_ms)
-                state.due_ms = watermark_ms
+        for at, (_, size_ms) in enumerate(self._spec.outputs):
+            for start_ms in self._spec.starts(time_ms, size_ms):
+                end_ms = start_ms + size_ms
+                if end_ms > watermark_ms:
+                    state.due_ms = min(state.due_ms, end_ms)
+                    break
+                if end_ms + self._lateness_ms > watermark_ms:
+                    state.changed.setdefault(at, []).append(start_ms)
+                    state.due_ms = watermark_ms
 
     def _settle(self, key: str, state: KeyWindows, watermark_ms: int) -> None:
         """Publish the windows that the watermark has passed, and forget panes and revisions beyond the lateness."""
-        spec = self._spec
-        is_tumbling = spec.pane_ms == spec.size_ms
-        starts = set(state.panes) if is_tumbling else {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms)}
-        due = {start_ms for start_ms in starts if state.closed_ms < start_ms + spec.size_ms <= watermark_ms}
-        for start_ms in sorted(due.union(state.changed)):
-            revision = state.revisions.get(start_ms, 0)
-            state.revisions[start_ms] = revision + 1
-            self.closed.append(self._publish(key, state.panes, start_ms, revision))
-        kept = {start_ms for start_ms in starts if start_ms + self._kept_ms > watermark_ms}
-        state.panes = {pane_ms: pane for pane_ms, pane in state.panes.items() if pane_ms - pane_ms % spec.hop_ms in kept}
-        state.revisions = {start_ms: number for start_ms, number in state.revisions.items() if start_ms in kept}
-        state.changed = []
-        state.closed_ms = watermark_ms
-        state.due_ms = self._due_ms(state, kept)
+        spec, due_ms, numbers = self._spec, NEVER, dict[int, dict[int, int]]()
+        for at, (_, size_ms) in enumerate(spec.outputs):
+            starts = {start_ms for pane_ms in state.panes for start_ms in spec.starts(pane_ms, size_ms)}
+            revisions = state.revisions.get(at, {})
+            due = {start_ms for start_ms in starts if state.closed_ms < start_ms + size_ms <= watermark_ms}
+            for start_ms in sorted(due.union(state.changed.get(at, ()))):
+                self.closed.append(self._publish(key, state.panes, start_ms, at, revisions.get(start_ms, 0)))
+                revisions[start_ms] = revisions.get(start_ms, 0) + 1
+            kept = {start_ms for start_ms in starts if start_ms + size_ms + self._lateness_ms > watermark_ms}
+            if left := {start_ms: number for start_ms, number in revisions.items() if start_ms in kept}:
+                numbers[at] = left
+            due_ms = min(due_ms, self._next_ms(kept, size_ms, watermark_ms))
+        kept_from_ms = watermark_ms - self._kept_ms  # that of the longest, which keeps a pane longest
+        state.panes = {pane_ms: pane for pane_ms, pane in state.panes.items() if pane_ms - pane_ms % spec.hop_ms > kept_from_ms}
+        state.revisions, state.changed, state.closed_ms, state.due_ms = numbers, {}, watermark_ms, due_ms
 
-    def _due_ms(self, state: KeyWindows, starts: Iterable[int]) -> int:
+    def _next_ms(self, starts: Iterable[int], size_ms: int, closed_ms: int) -> int:
         """The next end of a window, or the next time that something is forgotten."""
-        due_ms = NEVER
+        next_ms = NEVER
         for start_ms in starts:
-            end_ms = start_ms + self._spec.size_ms
-            due_ms = min(due_ms, end_ms if end_ms > state.closed_ms else start_ms + self._kept_ms)
-        return due_ms
+            end_ms = start_ms + size_ms
+            next_ms = min(next_ms, end_ms if end_ms > closed_ms else end_ms + self._lateness_ms)
+        return next_ms
 
-    def _publish(self, key: str, panes: dict[int, list[Any]], start_ms: int, revision: int) -> ClosedWindow:
-        spec = self._spec
-        return ClosedWindow(spec.name, key, start_ms, start_ms + spec.size_ms, revision, results_of(spec, panes, start_ms))
+    def _publish(self, key: str, panes: _Panes, start_ms: int, at: int, revision: int) -> ClosedWindow:
+        name, size_ms = self._spec.outputs[at]
+        results = results_of(self._spec, panes, start_ms, size_ms)
+        return ClosedWindow(name, key, start_ms, start_ms + size_ms, revision, results)

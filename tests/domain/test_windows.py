@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -15,7 +16,7 @@ from app.domain.aggregates import Count, Mean, Ratio, Sum
 from app.domain.estimates import Distinct, TopK
 from app.domain.watermarks import LatePolicy
 from app.domain.window_fold import WindowFold, close, step
-from app.domain.windows import NEVER, ClosedWindow, KeyWindows, UnreadableWindowsError, WindowSpec, decode_windows
+from app.domain.windows import NEVER, ClosedWindow, KeyWindows, UnreadableWindowsError, WindowSpec, decode_windows, running_windows
 
 BOUND, END = 15, 10**9
 encode = msgspec.msgpack.Encoder().encode
@@ -214,7 +215,12 @@ def test_open_panes_are_at_most_the_stated_number(declared: WindowSpec[Seen], st
         table.batch([seen])
         for state in table.states().values():
             assert len(state.panes) <= declared.max_panes(reach_ms)
-            assert len(state.revisions) <= (declared.size_ms + declared.allowed_lateness_ms) // declared.hop_ms + 1
+            assert revisions_of(state) <= (declared.size_ms + declared.allowed_lateness_ms) // declared.hop_ms + 1
+
+
+def revisions_of(state: KeyWindows) -> int:
+    """How many windows it remembers to have published."""
+    return sum(map(len, state.revisions.values()))
 
 
 @every_spec
@@ -226,7 +232,7 @@ def test_the_due_time_is_the_first_watermark_that_changes_anything(declared: Win
         assert state.due_ms > table.watermark_ms
         assert close(state, key, state.due_ms - 1, declared) == (state, [])
         after, closed = close(state, key, state.due_ms, declared)
-        assert closed or after is None or len(after.revisions) < len(state.revisions)
+        assert closed or after is None or revisions_of(after) < revisions_of(state)
 
 
 @pytest.mark.parametrize(("time_ms", "start_ms"), [(9, 0), (10, 10), (19, 10), (20, 20)])
@@ -341,3 +347,40 @@ def test_a_spec_that_leaves_gaps_or_holds_nothing_is_refused(size_ms: int, hop_m
 def test_stored_windows_of_a_newer_build_are_refused() -> None:
     with pytest.raises(UnreadableWindowsError):
         decode_windows(encode(KeyWindows(version=2)))
+
+
+@pytest.mark.parametrize("lateness_ms", [0, 12])
+@pytest.mark.parametrize(("size_ms", "hop_ms", "short_ms"), [(50, 10, 10), (20, 5, 15), (15, 10, 12)])
+@given(disordered, st.lists(st.integers(0, 20), max_size=4))
+def test_shorter_windows_from_the_same_panes_are_as_if_they_were_declared_alone(
+    size_ms: int, hop_ms: int, short_ms: int, lateness_ms: int, stream: list[Seen], cuts: list[int]
+) -> None:
+    both = Table(replace(spec(size_ms, hop_ms, lateness_ms), also={"short": short_ms}))
+    longer, shorter = Table(spec(size_ms, hop_ms, lateness_ms)), Table(replace(spec(short_ms, hop_ms, lateness_ms), name="short"))
+    for part in batches(stream, cuts):
+        for table in (both, longer, shorter):
+            table.batch(part)
+    for table in (both, longer, shorter):
+        table.batch([], END)
+    found = {name: [window for window in both.closed if window.name == name] for name in ("activity", "short")}
+    assert in_order(found["activity"]) == in_order(longer.closed)
+    assert in_order(found["short"]) == in_order(shorter.closed)
+    assert both.stored == {}, "everything is forgotten in the end"
+
+
+@pytest.mark.parametrize("also", [{"a": 10}, {"a": 20}, {"a": 4}])
+def test_windows_besides_are_shorter_and_no_shorter_than_the_hop(also: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="shorter windows"):
+        replace(spec(10, 5), also=also)
+
+
+def test_running_windows_are_shown_by_output_the_latest_first() -> None:
+    declared = replace(spec(20, 10), also={"short": 10})
+    table = Table(declared)
+    table.batch([Seen(25), Seen(32)])
+    [state] = table.states().values()
+    shown = running_windows(declared, state)
+    assert {name: [(w["start_ms"], w["results"]["events"]) for w in rows] for name, rows in shown.items()} == {
+        "activity": [(30, 1), (20, 2), (10, 1)],
+        "short": [(30, 1), (20, 1)],
+    }
