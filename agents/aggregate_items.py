@@ -87,7 +87,8 @@ def _fold(
     keys = taken.keys() | due
     fold = WindowFold(spec, view.get_many(keys))
     for key, activities in taken.items():
-        late.update(fold.add_all(key, activities))
+        wanted = activities if spec.where is None else [timed for timed in activities if spec.where(timed[0])]
+        late.update(fold.add_all(key, wanted))
     fold.close_all(due, watermark_ms)
     put_all(view, fold.states())
     effects.late(spec.name, fold.late)

@@ -11,17 +11,17 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final
 
-from app.domain.activities import Activity, KeyOf, event_of, item_of
+from app.domain.activities import Activity, KeyOf, event_of, item_of, only
 from app.domain.aggregates import Aggregate, Count, Sum
 from app.domain.amounts import micros, saturate
 from app.domain.clickstream import TRACK_CODES
-from app.domain.estimates import Distinct
 from app.domain.windows import KeyWindows, WindowSpec, decode_windows
 from app.engine.api import View, struct_view
 
 MINUTE: Final = 60_000
 
-_VIEWED, _ADDED, _BOUGHT = (TRACK_CODES[name] for name in ("Product Viewed", "Product Added", "Order Completed"))
+_COUNTED: Final = tuple(TRACK_CODES[name] for name in ("Product Viewed", "Product Added", "Order Completed"))
+_VIEWED, _ADDED, _BOUGHT = _COUNTED
 
 
 def is_view(activity: Activity) -> bool:
@@ -34,6 +34,11 @@ def is_add(activity: Activity) -> bool:
     return activity.name == _ADDED
 
 
+def is_counted(activity: Activity) -> bool:
+    """What windows per item look at; an item in a list that was shown is not."""
+    return activity.name in _COUNTED
+
+
 def units_of(activity: Activity) -> int | None:
     """Units bought of an item."""
     return activity.units if activity.name == _BOUGHT else None
@@ -44,26 +49,23 @@ def revenue_of(activity: Activity) -> int | None:
     return saturate(activity.units * (micros(activity.price) or 0)) if activity.name == _BOUGHT else None
 
 
-def user_of(activity: Activity) -> str:
-    """Who did it."""
-    return activity.user
-
-
 _ITEM: Final[Mapping[str, Aggregate[Activity, Any]]] = {
     "views": Count(is_view),
     "adds": Count(is_add),
     "units": Sum(units_of),
     "revenue_micros": Sum(revenue_of),
 }
-_EVENT: Final[Mapping[str, Aggregate[Activity, Any]]] = {"events": Count(), "users": Distinct(user_of)}
+_EVENT: Final[Mapping[str, Aggregate[Activity, Any]]] = {"events": Count()}
 
 #: All of them; names are those of lookups and of results.
 WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
-    WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, also={"item_1m": MINUTE}, key=item_of, aggregates=_ITEM),
+    WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, also={"item_1m": MINUTE}, key=item_of, where=is_counted, aggregates=_ITEM),
     WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, also={"event_1m": MINUTE}, key=event_of, aggregates=_EVENT),
 )
 #: By which keys activities are dealt out, by name.
-KEYS: Final[dict[str, KeyOf]] = {spec.key.__name__: spec.key for spec in WINDOWS}
+KEYS: Final[dict[str, KeyOf]] = {
+    spec.key.__name__: only(spec.key, [other.where for other in WINDOWS if other.key is spec.key]) for spec in WINDOWS
+}
 
 
 def window_view(spec: WindowSpec[Activity]) -> View[KeyWindows]:

@@ -54,6 +54,7 @@ class ActivityBatch(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 KeyOf = Callable[[Activity], str | None]
+Where = Callable[[Activity], bool]
 
 
 def item_of(activity: Activity) -> str | None:
@@ -66,12 +67,28 @@ def event_of(activity: Activity) -> str | None:
     if activity.line:
         return None
     name = activity.name
-    return name if isinstance(name, str) else NAMES.get(name, f"${name}")
+    return NAMES.get(name) or f"${name}" if isinstance(name, int) else name
 
 
 def category_of(activity: Activity) -> str | None:
     """Windows per category, as the event itself names it."""
     return activity.category
+
+
+def only(key_of: KeyOf, wheres: Iterable[Where | None]) -> KeyOf:
+    """``key_of`` for activities that any of ``wheres`` wants (None wants all)."""
+    wanted = tuple(wheres)
+    if None in wanted:
+        return key_of
+    filters = tuple({where for where in wanted if where is not None})
+    if len(filters) == 1:
+        (where,) = filters
+        return lambda activity: key_of(activity) if where(activity) else None
+
+    def key_of_wanted(activity: Activity) -> str | None:
+        return key_of(activity) if any(where(activity) for where in filters) else None
+
+    return key_of_wanted
 
 
 class UnreadableActivities(Exception):

@@ -51,6 +51,8 @@ class WindowSpec(Generic[E]):
     hop_ms: int = 0
     allowed_lateness_ms: int = 0
     late: LatePolicy = LatePolicy.DROP
+    #: Which events count at all; the others are not even sent.
+    where: Callable[[E], bool] | None = None
     #: Shorter windows besides: size by name.
     also: Mapping[str, int] = field(default_factory=dict)
     #: Name and size of every output, this one's first: it is the longest.
