@@ -48,6 +48,11 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
+def running(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> tuple[str, ...]:
+    """Those of ``agents`` that the settings do not switch off."""
+    return tuple(agent for agent in agents if settings.windows_enabled or AGENTS.get(agent) != ITEM_ACTIVITY)
+
+
 def changelog_of(app_id: str, agent: str) -> str:
     """Name of the one changelog topic of an agent (Faust's naming: id-table-changelog)."""
     return f"{app_id}-{agent}-changelog"
@@ -60,7 +65,7 @@ def dead_letters_of(app_id: str, source: str) -> str:
 
 def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> list[Topic]:
     """Every topic of this deployment, source first: those of what the settings switch off are not among them."""
-    agents = tuple(agent for agent in agents if settings.windows_enabled or AGENTS.get(agent) != ITEM_ACTIVITY)
+    agents = running(settings, agents)
     n, durable = settings.partitions, {"min.insync.replicas": str(settings.min_insync_replicas)}
     dlq = durable | {
         "cleanup.policy": "delete",

@@ -35,7 +35,7 @@ from app.engine.api import RESET_KEY
 from app.kafka_clients import client_options, connected
 from app.settings import Settings
 from app.topic_admin import DEFAULT_AGENTS, VISIBLE_TIMEOUT_S, KafkaTopicAdmin, open_admin
-from app.topics import AGENTS, INTERNAL, changelog_of
+from app.topics import AGENTS, INTERNAL, changelog_of, running
 
 #: DeleteRecords is refused for a topic that is only compacted. With these no record can expire meanwhile.
 DELETABLE: Final = {"cleanup.policy": "compact,delete", "retention.ms": "-1", "retention.bytes": "-1"}
@@ -101,12 +101,11 @@ async def plan_reset(settings: Settings, to_ms: int | None, agents: Sequence[str
     """
     async with open_admin(settings) as admin, _group_consumer(settings) as consumer:
         await refuse_members(admin, settings)
-        source = [
-            TopicPartition(topic, number) for topic in dict.fromkeys(AGENTS.values()) for number in await admin.partitions(topic)
-        ]
+        topics = dict.fromkeys(AGENTS[agent] for agent in running(settings))
+        source = [TopicPartition(topic, number) for topic in topics for number in await admin.partitions(topic)]
         rewinds = await _rewinds(consumer, source, to_ms)
         changelogs: dict[str, int] = {}
-        for tps in [await _changelog(admin, settings, agent) for agent in agents]:
+        for tps in [await _changelog(admin, settings, agent) for agent in running(settings, agents)]:
             begins, ends = await consumer.beginning_offsets(tps), await consumer.end_offsets(tps)
             changelogs[tps[0].topic] = sum(ends[tp] - begins[tp] for tp in tps)
     return ResetPlan(tuple(rewinds), changelogs, await _count_lookups(settings))
@@ -123,7 +122,7 @@ async def carry_out(settings: Settings, plan: ResetPlan, say: Say, agents: Seque
         await refuse_members(admin, settings)
         await _commit(settings, plan.rewinds)
         say(f"committed the new offsets of {len(plan.rewinds)} source partitions for group {settings.app_id}")
-        changelogs = [tp for agent in agents for tp in await _changelog(admin, settings, agent)]
+        changelogs = [tp for agent in running(settings, agents) for tp in await _changelog(admin, settings, agent)]
         resets = await _append_resets(settings, changelogs, epoch)
         say(f"appended reset record {epoch} to {len(resets)} changelog partitions")
         await _delete_before(admin, resets)

@@ -19,8 +19,10 @@ from aiokafka.errors import (
 )
 
 from app.engine import transactions
+from app.engine.api import Batch, Effects, Output
+from app.engine.lane import Ticks
 from app.engine.transactions import ATTEMPTS, NotOurs
-from tests.engine.support import CHANGELOG, DLQ, OUT, SOURCE, event, events, settle
+from tests.engine.support import CHANGELOG, COUNTS, DLQ, OUT, SOURCE, count, event, events, settle
 from tests.engine.transactions_support import World, in_need_of_repair, worlds
 
 STEPS = ("begin", "send", "ack", "offsets", "commit")
@@ -196,3 +198,49 @@ async def test_no_failed_send_is_left_unread(world: World) -> None:
     await settle(60)
     gc.collect()
     assert (unread, rig.count()) == ([], 1)
+
+
+# -- runs without records: the group's offsets do not move ----------------------------------------------
+
+
+class TicksOnce:
+    """Counts records, and publishes one output and writes one key at its first tick."""
+
+    def __init__(self) -> None:
+        self.has_ticked = False
+
+    async def __call__(self, batch: Batch[Any]) -> Effects:
+        if batch.records:
+            return await count(batch)
+        effects = batch.effects()
+        if not self.has_ticked:
+            self.has_ticked = True
+            batch.state.view(COUNTS).put("tick", 1)
+            effects.publish(Output(OUT, None, b"tick"))
+        return effects
+
+
+TICKS = Ticks(SOURCE, 0.01, lambda: True)
+
+
+@pytest.mark.parametrize("records", [0, 3], ids=["before the first record", "after records"])
+@pytest.mark.parametrize("failure", ["commit", "committed", "ack"])
+async def test_a_tick_is_published_once_whatever_becomes_of_its_first_transaction(world: World, records: int, failure: str) -> None:
+    body = TicksOnce()
+    body.has_ticked = True
+    rig = await world.one_lane(body=body, ticks=TICKS)
+    rig.lane.progress.start_at(SOURCE, 0)
+    rig.lane.offer(events(0, records))
+    await settle(60)
+    assert rig.durable == (records or -1)
+    world.kafka.fail[failure].append(KafkaConnectionError())
+    body.has_ticked = False
+    await asyncio.sleep(0.3)
+    await settle(60)
+    assert world.kafka.values(OUT) == [*[b"%d" % number for number in range(1, records + 1)], b"tick"]
+    assert (rig.count("tick"), rig.durable) == (1, records or -1)
+    rig.lane.offer(events(records, records + 2))
+    await asyncio.sleep(0.05)
+    await settle(60)
+    assert rig.durable == records + 2
+    assert rig.fatal.reasons == []
