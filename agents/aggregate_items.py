@@ -97,9 +97,10 @@ def _fold(
 
 def _set_aside(records: Iterable[Record], late: Set[Activity], effects: Effects) -> None:
     """Park a copy of each record that has late activities; rare, so it is read again."""
-    for record in records:
-        batch = decode_batch(record.value)
-        if any(activity in late for activities in batch.activities.values() for activity in activities):
+    dead = {record.offset for record, _ in effects.dead_letters}
+    for record in [record for record in records if record.offset not in dead]:
+        sent = decode_batch(record.value).activities.values()
+        if any(activity in late for activities in sent for activity in activities):
             effects.set_aside(record, Failure("aggregate", "late", "has events that are too late for a window", "late"))
 
 

@@ -88,46 +88,49 @@ class Sum(Whole, Generic[E]):
         return acc
 
 
+class _Extreme(Whole):
+    """One of the values of a field; subclasses say which of two."""
+
+    __slots__ = ()
+
+    field: Number[Any]
+
+    def initialize(self) -> int | None:
+        return None
+
+    def add(self, acc: int | None, event: Any, /) -> int | None:
+        return self.merge(acc, self.field(event))
+
+    def merge(self, left: int | None, right: int | None, /) -> int | None:
+        if left is None or right is None:
+            return right if left is None else left
+        return self._of(left, right)
+
+    def result(self, acc: int | None, /) -> int | None:
+        return acc
+
+    def _of(self, left: int, right: int) -> int:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True, slots=True)
-class Min(Whole, Generic[E]):
+class Min(_Extreme, Generic[E]):
     """Least value of a field."""
 
     field: Number[E]
 
-    def initialize(self) -> int | None:
-        return None
-
-    def add(self, acc: int | None, event: E, /) -> int | None:
-        return self.merge(acc, self.field(event))
-
-    def merge(self, left: int | None, right: int | None, /) -> int | None:
-        if left is None or right is None:
-            return right if left is None else left
-        return left if left <= right else right  # noqa: FURB136 - hot
-
-    def result(self, acc: int | None, /) -> int | None:
-        return acc
+    def _of(self, left: int, right: int) -> int:
+        return min(left, right)
 
 
 @dataclass(frozen=True, slots=True)
-class Max(Whole, Generic[E]):
+class Max(_Extreme, Generic[E]):
     """Greatest value of a field."""
 
     field: Number[E]
 
-    def initialize(self) -> int | None:
-        return None
-
-    def add(self, acc: int | None, event: E, /) -> int | None:
-        return self.merge(acc, self.field(event))
-
-    def merge(self, left: int | None, right: int | None, /) -> int | None:
-        if left is None or right is None:
-            return right if left is None else left
-        return left if left >= right else right  # noqa: FURB136 - hot
-
-    def result(self, acc: int | None, /) -> int | None:
-        return acc
+    def _of(self, left: int, right: int) -> int:
+        return max(left, right)
 
 
 @dataclass(frozen=True, slots=True)
