@@ -6,22 +6,22 @@ again after a crash upstream, is a duplicate: each is known by its offset there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Set
+from dataclasses import dataclass
 
 from agents.registry import registry
 from app.domain.activities import Activity, UnreadableActivities, decode_batch
+from app.domain.partials import Part, PartialFold
 from app.domain.trending import Trending, top_of
-from app.domain.upstreams import Taken, Timed, UnknownUpstream, Upstreams
+from app.domain.upstreams import Taken, UnknownUpstream, Upstreams
 from app.domain.watermarks import LatePolicy
-from app.domain.window_fold import WindowFold
-from app.domain.windows import ClosedWindow, WindowSpec, encode_window
+from app.domain.windows import ClosedWindow, WindowSpec, encode_window, lenient
 from app.engine.api import Batch, Effects, Failure, Output, Record, State, put_all
 from app.settings import Settings
 from app.topics import ITEM_ACTIVITY, ITEM_WINDOWS
 from tables.trending import TRENDING, trending
 from tables.upstreams import ALL, upstreams
-from tables.windows import KEYS, VIEWS, WINDOWS
+from tables.windows import KEYS, PARTS, VIEWS, WINDOWS, fold_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +35,30 @@ class Rules:
     @classmethod
     def from_settings(cls, settings: Settings) -> Rules:
         """Called once per worker."""
-        late, lateness_ms = LatePolicy(settings.late_policy), settings.allowed_lateness_ms
-        specs = (replace(s, late=late, allowed_lateness_ms=max(s.allowed_lateness_ms, lateness_ms)) for s in WINDOWS)
-        return cls(settings.partitions, tuple(specs), late)
+        late = LatePolicy(settings.late_policy)
+        return cls(settings.partitions, tuple(lenient(WINDOWS, settings.allowed_lateness_ms, late)), late)
 
 
-@registry.agent(source=ITEM_ACTIVITY, views=(upstreams, trending, *VIEWS.values()), setup=Rules.from_settings, ticks=True)
+@registry.agent(
+    source=ITEM_ACTIVITY,
+    views=(upstreams, trending, *[PARTS.get(spec.name) or VIEWS[spec.name] for spec in WINDOWS]),
+    setup=Rules.from_settings,
+    ticks=True,
+)
 async def aggregate_items(batch: Batch[Rules]) -> Effects:
     """Windows per item and per event name, closed by event time."""
     effects, state, rules = batch.effects(), batch.state, batch.context
     clock = Upstreams(rules.partitions, state.view(upstreams).get(ALL))
-    taken, late = _take(batch.records, clock, effects), set[Activity]()
+    parts, late = list[tuple[int, Part]](), set[Activity]()
+    taken = _take(batch.records, clock, parts, effects)
     for spec in rules.windows:
-        closed = _fold(state, spec, taken[spec.key.__name__], clock.watermark_ms, effects, late)
+        if spec.is_local:
+            closed = _add_up(state, spec, parts, clock.watermark_ms)
+        else:
+            fold, too_late = fold_windows(state, spec, taken[spec.key.__name__], clock.watermark_ms)
+            closed = fold.closed
+            late.update(too_late)
+            effects.late(spec.name, fold.late)
         for window in closed:
             effects.publish(Output(ITEM_WINDOWS, window.key.encode(), encode_window(window)))
         _note_trends(state, closed)
@@ -58,40 +69,30 @@ async def aggregate_items(batch: Batch[Rules]) -> Effects:
     return effects
 
 
-def _take(records: Iterable[Record], clock: Upstreams, effects: Effects) -> Taken:
-    """What is new, by key function and key; every record gets its outcome."""
+def _take(records: Iterable[Record], clock: Upstreams, parts: list[tuple[int, Part]], effects: Effects) -> Taken:
+    """What is new, by key function and key; every record gets its outcome. Parts are added to ``parts``, new or not."""
     taken: Taken = {name: {} for name in KEYS}
     for record in records:
         try:
-            is_new = clock.take(decode_batch(record.value), KEYS, taken)
+            batch = decode_batch(record.value)
+            is_new = clock.take(batch, KEYS, taken)
         except (UnreadableActivities, UnknownUpstream) as exc:
             effects.dead_letter(record, Failure("decode", exc.reason, str(exc)))
             continue
+        parts += [(batch.upstream, part) for part in batch.parts]
         effects.emit(record) if is_new else effects.duplicate(record)
     return taken
 
 
-def _fold(
-    state: State,
-    spec: WindowSpec[Activity],
-    taken: Mapping[str, Sequence[Timed]],
-    watermark_ms: int,
-    effects: Effects,
-    late: set[Activity],
-) -> list[ClosedWindow]:
-    """Fold activities into the windows of one declaration, and close what is due; the closed ones."""
-    view = state.view(VIEWS[spec.name])
+def _add_up(state: State, spec: WindowSpec[Activity], parts: Iterable[tuple[int, Part]], watermark_ms: int) -> list[ClosedWindow]:
+    """Windows that source partitions have counted and closed, each for itself; those that all of them have passed."""
+    view = state.view(PARTS[spec.name])
     due = view.due(watermark_ms)
-    if not taken and not due:
-        return []
-    keys = taken.keys() | due
-    fold = WindowFold(spec, view.get_many(keys))
-    for key, activities in taken.items():
-        wanted = activities if spec.where is None else [timed for timed in activities if spec.where(timed[0])]
-        late.update(fold.add_all(key, wanted))
+    fold = PartialFold(spec, view.get_many({part.key for _, part in parts}.union(due)))
+    for upstream, part in parts:
+        fold.add(upstream, part)
     fold.close_all(due, watermark_ms)
     put_all(view, fold.states())
-    effects.late(spec.name, fold.late)
     return fold.closed
 
 

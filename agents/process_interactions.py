@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agents.registry import registry
-from app.domain.activities import Router, encode_batch
+from app.domain.activities import Activity, Router, activities_of, encode_batch
 from app.domain.closed_ids import ClosedIdsCache
 from app.domain.codec import Limits
 from app.domain.dedupe import DedupePolicy
@@ -17,14 +17,17 @@ from app.domain.enriched import enrich
 from app.domain.errors import Rejection
 from app.domain.events import Interaction
 from app.domain.fold import BatchFold
+from app.domain.partials import Part, local
 from app.domain.session_events import NameCode, session_event
 from app.domain.session_fold import SessionFold
 from app.domain.sessions import SessionPolicy, UserSessions, encode_session
 from app.domain.source_clock import SourceClock
 from app.domain.times import broker_time_ms
 from app.domain.totals import EventTotals
+from app.domain.upstreams import Timed
 from app.domain.validation import classify
 from app.domain.watermarks import LatePolicy, WatermarkPolicy
+from app.domain.windows import WindowSpec, lenient
 from app.engine.api import Batch, Effects, Failure, Output, Record, State, put_all
 from app.settings import Settings
 from app.topics import ENRICHED, INTERACTIONS, ITEM_ACTIVITY, SESSIONS
@@ -33,7 +36,7 @@ from tables.seen_ids import seen_ids
 from tables.source_clocks import CLOCK, source_clocks
 from tables.user_profiles import user_profiles
 from tables.user_sessions import user_sessions
-from tables.windows import KEYS
+from tables.windows import KEYS, PARTS, VIEWS, WINDOWS, fold_windows
 
 #: 10 MiB when full. A user beyond it costs one read per closed chunk whenever it comes back.
 CLOSED_IDS_IN_MEMORY = 400_000
@@ -52,6 +55,8 @@ class Rules:
     user_expiry_ms: int
     has_sessions: bool
     has_windows: bool
+    local_windows: tuple[WindowSpec[Activity], ...]
+    """counted here, and added up by ``aggregate_items``"""
     closed_ids: ClosedIdsCache
 
     @classmethod
@@ -69,12 +74,15 @@ class Rules:
         late = LatePolicy(settings.late_policy)
         sessions = SessionPolicy(settings.session_gap_ms, settings.session_max_length_ms, settings.allowed_lateness_ms, late)
         has = settings.sessions_enabled, settings.windows_enabled
-        return cls(limits, dedupe, watermarks, sessions, settings.user_expiry_ms, *has, ClosedIdsCache(CLOSED_IDS_IN_MEMORY))
+        windows = tuple(local(spec) for spec in lenient(WINDOWS, settings.allowed_lateness_ms, late) if spec.is_local)
+        return cls(
+            limits, dedupe, watermarks, sessions, settings.user_expiry_ms, *has, windows, ClosedIdsCache(CLOSED_IDS_IN_MEMORY)
+        )
 
 
 @registry.agent(
     source=INTERACTIONS,
-    views=(user_profiles, seen_ids, user_sessions, event_totals, source_clocks),
+    views=(user_profiles, seen_ids, user_sessions, event_totals, source_clocks, *[VIEWS[name] for name in PARTS]),
     setup=Rules.from_settings,
     ticks=True,
 )
@@ -88,7 +96,8 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
     if batch.idle_ms is not None:
         work.is_clock_moved |= work.clock.idle(batch.idle_ms)
     _close_sessions(batch.state, work, effects)
-    _send_activities(work, effects)
+    _close_windows(batch.state, work, effects)
+    _send_activities(batch.state, work, effects)
     _forget_users(batch, work)
     _write(batch.state, batch.context, work)
     return effects
@@ -107,6 +116,8 @@ class _Work:
     rules: Rules
     users: set[str]
     names: list[NameCode] = field(default_factory=list)
+    counted: dict[str, dict[str, list[Timed]]] = field(default_factory=dict)
+    """activities for local windows, by declaration and key"""
     is_clock_moved: bool = False
 
 
@@ -155,7 +166,13 @@ def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms:
     user_key, event = interaction.user_key, session_event(interaction, record.value or b"")
     work.names.append(event.name)
     if work.rules.has_windows:
-        work.router.add(record.offset, user_key, event, watermark_ms)
+        for activity in activities_of(record.offset, user_key, event, watermark_ms):
+            work.router.add(activity)
+            for spec in work.rules.local_windows:
+                key = spec.key(activity)
+                if key is not None:
+                    by_key = work.counted.setdefault(spec.name, {})
+                    by_key.setdefault(key, []).append((activity, event.time_ms, watermark_ms))
     if work.rules.has_sessions and work.sessions.add(user_key, event, watermark_ms) is LatePolicy.DEAD_LETTER:
         effects.set_aside(record, Failure("aggregate", "late", "later than allowed_lateness_ms for sessions", "late"))
 
@@ -171,12 +188,25 @@ def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
     effects.late("sessions", work.sessions.late)
 
 
-def _send_activities(work: _Work, effects: Effects) -> None:
-    """To the partitions that the events' items and names belong to; now and then to all, for the watermark."""
+def _close_windows(state: State, work: _Work, effects: Effects) -> None:
+    """Count for local windows; those that are over by now go to the partition of their key."""
+    for spec in work.rules.local_windows if work.rules.has_windows else ():
+        fold, _ = fold_windows(state, spec, work.counted.get(spec.name, {}), work.clock.watermark_ms)
+        for closed in fold.closed:
+            work.router.add_part(Part.of(closed))
+        effects.late(spec.name, fold.late)
+
+
+def _send_activities(state: State, work: _Work, effects: Effects) -> None:
+    """To the partitions that items and names belong to; now and then to all, for the watermark.
+
+    A watermark says that all parts of windows up to it are sent: while some are left to close it is the former one.
+    """
     clock = work.clock
-    is_time_to_tell = work.is_clock_moved and clock.announce()
-    if work.is_clock_moved and work.rules.has_windows:
-        for partition, activities in work.router.batches(clock.watermark_ms, everyone=is_time_to_tell):
+    is_time_to_tell = work.is_clock_moved and not state.is_due_left and clock.announce()
+    watermark_ms = clock.told_ms if state.is_due_left else clock.watermark_ms
+    if work.rules.has_windows:
+        for partition, activities in work.router.batches(watermark_ms, everyone=is_time_to_tell):
             effects.publish(Output(ITEM_ACTIVITY, b"%d" % activities.upstream, encode_batch(activities), partition=partition))
 
 

@@ -71,7 +71,7 @@ log = structlog.get_logger(__name__)
 PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {
     "users": to_json,
     "totals": totals_to_json,
-    **{spec.name: partial(running_windows, spec) for spec in WINDOWS},
+    **{spec.name: partial(running_windows, spec) for spec in WINDOWS if not spec.is_local},
 }
 
 

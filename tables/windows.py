@@ -6,7 +6,7 @@ a declaration may say, ``app.domain.activities`` for keys and fields.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final
@@ -15,8 +15,11 @@ from app.domain.activities import Activity, KeyOf, event_of, item_of, only
 from app.domain.aggregates import Aggregate, Count, Sum
 from app.domain.amounts import micros, saturate
 from app.domain.clickstream import TRACK_CODES
+from app.domain.partials import KeyPartials, decode_partials
+from app.domain.upstreams import Timed
+from app.domain.window_fold import WindowFold
 from app.domain.windows import KeyWindows, WindowSpec, decode_windows
-from app.engine.api import View, struct_view
+from app.engine.api import State, View, put_all, struct_view
 
 MINUTE: Final = 60_000
 
@@ -60,18 +63,47 @@ _EVENT: Final[Mapping[str, Aggregate[Activity, Any]]] = {"events": Count()}
 #: All of them; names are those of lookups and of results.
 WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
     WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, also={"item_1m": MINUTE}, key=item_of, where=is_counted, aggregates=_ITEM),
-    WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, also={"event_1m": MINUTE}, key=event_of, aggregates=_EVENT),
+    WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, also={"event_1m": MINUTE}, key=event_of, is_local=True, aggregates=_EVENT),
 )
+_SENT: Final = tuple(spec for spec in WINDOWS if not spec.is_local)
 #: By which keys activities are dealt out, by name.
 KEYS: Final[dict[str, KeyOf]] = {
-    spec.key.__name__: only(spec.key, [other.where for other in WINDOWS if other.key is spec.key]) for spec in WINDOWS
+    spec.key.__name__: only(spec.key, [other.where for other in _SENT if other.key is spec.key]) for spec in _SENT
 }
 
 
 def window_view(spec: WindowSpec[Activity]) -> View[KeyWindows]:
-    """The stored windows of one declaration, by key."""
-    view = struct_view(f"windows_{spec.name}", b"w%b/" % spec.name.encode(), KeyWindows, lookup=spec.name)
+    """The stored windows of one declaration, by key; those of a local one are a partition's own and no lookup."""
+    lookup = None if spec.is_local else spec.name
+    view = struct_view(f"windows_{spec.name}", b"w%b/" % spec.name.encode(), KeyWindows, lookup)
     return replace(view, decode=decode_windows, due_ms=attrgetter("due_ms"))
 
 
+def parts_view(spec: WindowSpec[Activity]) -> View[KeyPartials]:
+    """What source partitions have closed of one local declaration, by key."""
+    view = struct_view(f"parts_{spec.name}", b"x%b/" % spec.name.encode(), KeyPartials)
+    return replace(view, decode=decode_partials, due_ms=attrgetter("due_ms"))
+
+
+#: Of ``aggregate_items``, and of ``process_interactions`` for local declarations.
 VIEWS: Final[dict[str, View[KeyWindows]]] = {spec.name: window_view(spec) for spec in WINDOWS}
+PARTS: Final[dict[str, View[KeyPartials]]] = {spec.name: parts_view(spec) for spec in WINDOWS if spec.is_local}
+
+
+def fold_windows(
+    state: State, spec: WindowSpec[Activity], taken: Mapping[str, Sequence[Timed]], watermark_ms: int
+) -> tuple[WindowFold[Activity], list[Activity]]:
+    """Fold activities into the stored windows of one declaration, close what is due, store; the fold and who came too late.
+
+    Args:
+        taken: activities by key.
+    """
+    view, late = state.view(VIEWS[spec.name]), list[Activity]()
+    due = view.due(watermark_ms)
+    fold = WindowFold(spec, view.get_many(taken.keys() | due))
+    for key, activities in taken.items():
+        where = spec.where
+        late += fold.add_all(key, activities if where is None else [timed for timed in activities if where(timed[0])])
+    fold.close_all(due, watermark_ms)
+    put_all(view, fold.states())
+    return fold, late

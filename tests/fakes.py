@@ -82,6 +82,7 @@ class FakeState:
         self.writes: list[tuple[bytes, bytes | None]] = []
         self.reads: list[bytes] = []
         self.cursors: dict[bytes, str] = {}
+        self.is_due_left = False
 
     def view(self, view: View[V]) -> BoundView[V]:
         return FakeView(view, self)

@@ -2,7 +2,8 @@
 
 One event gives an activity per item that it names, or one without an item. A window's key (``item_of``, ``event_of``,
 ``category_of``) says where an activity goes: to the partition of the key's murmur2 hash, together with all others of
-its batch that go there. So one Kafka record carries many, and costs what one record costs.
+its batch that go there. So one Kafka record carries many, and costs what one record costs. Windows with few keys are
+counted where the events are, and their parts go the same way (``partials``).
 
 Delivery may repeat a record, with other neighbours than before. Every batch holds all activities of an event that go
 to its partition, and the events of one upstream partition come in the order of their offsets; so the highest offset
@@ -17,6 +18,7 @@ from typing import Final
 import msgspec
 
 from app.domain.clickstream import NAMES
+from app.domain.partials import Part
 from app.domain.routing import hash_of
 from app.domain.session_events import ItemLine, NameCode, SessionEvent
 
@@ -51,6 +53,8 @@ class ActivityBatch(msgspec.Struct, frozen=True, gc=False, array_like=True):
     watermark_ms: int
     #: By the name of the key function, in the order of offsets.
     activities: dict[str, list[Activity]]
+    #: Windows that the upstream partition has closed for itself.
+    parts: list[Part] = []
 
 
 KeyOf = Callable[[Activity], str | None]
@@ -124,7 +128,7 @@ class Router:
         partitions: of the topic.
     """
 
-    __slots__ = ("_by_partition", "_keys", "_partitions", "_upstream")
+    __slots__ = ("_by_partition", "_keys", "_partitions", "_parts", "_upstream")
 
     def __init__(self, keys: Mapping[str, KeyOf], partitions: int, upstream: int) -> None:
         #: With the list that activities of a key go to, as far as there were any.
@@ -132,23 +136,14 @@ class Router:
         self._partitions = partitions
         self._upstream = upstream
         self._by_partition: dict[int, dict[str, list[Activity]]] = {}
+        self._parts: dict[int, list[Part]] = {}
 
-    def add(self, offset: int, user: str, event: SessionEvent, watermark_ms: int) -> None:
-        """One valid, unique event, in the order of offsets; ``watermark_ms`` after it."""
-        time_ms, name = event.time_ms, event.name
-        if not event.lines:
-            self._route(Activity(offset, time_ms, watermark_ms, name, user))
-            return
-        for number, line in enumerate(event.lines):
-            self._route(_activity(offset, time_ms, watermark_ms, name, user, line, number))
+    def add_part(self, part: Part) -> None:
+        """A window that this partition has closed for itself."""
+        self._parts.setdefault(hash_of(part.key) % self._partitions, []).append(part)
 
-    def batches(self, watermark_ms: int, everyone: bool) -> Iterable[tuple[int, ActivityBatch]]:
-        """What to send, by partition; to all of them if ``everyone`` is to know the watermark."""
-        by_partition = self._by_partition
-        for partition in range(self._partitions) if everyone else sorted(by_partition):
-            yield partition, ActivityBatch(VERSION, self._upstream, watermark_ms, by_partition.get(partition, {}))
-
-    def _route(self, activity: Activity) -> None:
+    def add(self, activity: Activity) -> None:
+        """Of valid, unique events, in the order of offsets."""
         for name, key_of, lists in self._keys:
             key = key_of(activity)
             if key is None:
@@ -158,6 +153,23 @@ class Router:
                 to = self._by_partition.setdefault(hash_of(key) % self._partitions, {})
                 found = lists[key] = to.setdefault(name, [])
             found.append(activity)
+
+    def batches(self, watermark_ms: int, everyone: bool) -> Iterable[tuple[int, ActivityBatch]]:
+        """What to send, by partition; to all of them if ``everyone`` is to know the watermark."""
+        found, parts = self._by_partition, self._parts
+        for partition in range(self._partitions) if everyone else sorted(found.keys() | parts):
+            batch = ActivityBatch(VERSION, self._upstream, watermark_ms, found.get(partition, {}), parts.get(partition, []))
+            yield partition, batch
+
+
+def activities_of(offset: int, user: str, event: SessionEvent, watermark_ms: int) -> tuple[Activity, ...]:
+    """One per item that a valid, unique event names, or one; ``watermark_ms`` after it."""
+    time_ms, name, lines = event.time_ms, event.name, event.lines
+    if not lines:
+        return (Activity(offset, time_ms, watermark_ms, name, user),)
+    if len(lines) == 1:
+        return (_activity(offset, time_ms, watermark_ms, name, user, lines[0], 0),)
+    return tuple(_activity(offset, time_ms, watermark_ms, name, user, line, number) for number, line in enumerate(lines))
 
 
 def _activity(offset: int, time_ms: int, watermark_ms: int, name: NameCode, user: str, line: ItemLine, number: int) -> Activity:

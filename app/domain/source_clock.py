@@ -43,6 +43,11 @@ class SourceClock:
         """No event before it is expected any more."""
         return self.watermark.watermark_ms
 
+    @property
+    def told_ms(self) -> int:
+        """The watermark that everyone was told last."""
+        return self._announced_ms
+
     def idle(self, now_ms: int) -> bool:
         """The partition is read to its end at ``now_ms``; whether the clock has changed and is to be stored."""
         watermark = self.watermark

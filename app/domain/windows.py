@@ -16,8 +16,8 @@ is late for some of its windows counts in the others; only one that is late for 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from math import gcd
 from typing import Any, Final, Generic, TypeVar
 
@@ -53,6 +53,8 @@ class WindowSpec(Generic[E]):
     late: LatePolicy = LatePolicy.DROP
     #: Which events count at all; the others are not even sent.
     where: Callable[[E], bool] | None = None
+    #: Few keys with much traffic: every source partition counts for itself (``partials``).
+    is_local: bool = False
     #: Shorter windows besides: size by name.
     also: Mapping[str, int] = field(default_factory=dict)
     #: Name and size of every output, this one's first: it is the longest.
@@ -139,6 +141,11 @@ def decode_windows(raw: bytes) -> KeyWindows:
     if state.version != VERSION:
         raise UnreadableWindowsError(state.version)
     return state
+
+
+def lenient(specs: Iterable[WindowSpec[E]], lateness_ms: int, late: LatePolicy) -> list[WindowSpec[E]]:
+    """``specs`` with a deployment's policy for late events; a longer lateness of their own stays."""
+    return [replace(spec, late=late, allowed_lateness_ms=max(spec.allowed_lateness_ms, lateness_ms)) for spec in specs]
 
 
 def running_windows(spec: WindowSpec[Any], state: KeyWindows) -> dict[str, list[dict[str, Any]]]:

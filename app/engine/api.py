@@ -194,6 +194,9 @@ def put_all(view: BoundView[V], values: Mapping[str, V | None]) -> None:
 class State(Protocol):
     """The agent's table, for one partition."""
 
+    is_due_left: bool
+    """``BoundView.due`` has not told all that is due"""
+
     def view(self, view: View[V]) -> BoundView[V]: ...
 
 

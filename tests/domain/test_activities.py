@@ -12,6 +12,7 @@ from app.domain.activities import (
     ActivityBatch,
     Router,
     UnreadableActivities,
+    activities_of,
     category_of,
     decode_batch,
     encode_batch,
@@ -57,7 +58,10 @@ def test_every_item_of_every_event_goes_to_the_partition_of_its_key_and_the_even
 ) -> None:
     router = Router(KEYS, partitions, upstream=2)
     for offset, items in enumerate(orders):
-        router.add(offset, "u:1", SessionEvent(1000 + offset, "Bought", lines=tuple(map(ItemLine, items))), offset)
+        for activity in activities_of(
+            offset, "u:1", SessionEvent(1000 + offset, "Bought", lines=tuple(map(ItemLine, items))), offset
+        ):
+            router.add(activity)
     found = {key: [] for key in KEYS}  # type: dict[str, list[tuple[int, str | None]]]
     for partition, batch in router.batches(99, everyone=False):
         assert (batch.upstream, batch.watermark_ms) == (2, 99)
@@ -81,7 +85,8 @@ def test_everyone_is_told_the_watermark_if_that_is_asked_for() -> None:
 def test_names_and_categories_are_those_of_the_event() -> None:
     line = ItemLine("sku", units=2, price=3, category="shoes")
     router = Router({"category_of": category_of}, 1, 0)
-    router.add(7, "u:1", SessionEvent(5, TRACK_CODES["Product Added"], lines=(line, ItemLine("other"))), 1)
+    for sent in activities_of(7, "u:1", SessionEvent(5, TRACK_CODES["Product Added"], lines=(line, ItemLine("other"))), 1):
+        router.add(sent)
     [(_, batch)] = router.batches(1, everyone=False)
     [activity] = batch.activities["category_of"]
     assert (activity.item, activity.units, activity.price, activity.category, activity.line) == ("sku", 2, 3, "shoes", 0)
