@@ -115,9 +115,9 @@ class _Work:
     router: Router
     rules: Rules
     users: set[str]
+    counted: list[tuple[WindowSpec[Activity], dict[str, list[Timed]]]]
+    """activities for local windows, by declaration, then by key"""
     names: list[NameCode] = field(default_factory=list)
-    counted: dict[str, dict[str, list[Timed]]] = field(default_factory=dict)
-    """activities for local windows, by declaration and key"""
     is_clock_moved: bool = False
 
 
@@ -143,7 +143,8 @@ def _begin(batch: Batch[Rules], user_keys: set[str]) -> _Work:
     sessions = state.view(user_sessions).get_many(user_keys) if rules.has_sessions else {}
     router = Router(KEYS, rules.limits.partitions, batch.lane.partition)
     fold = BatchFold(rules.dedupe, profiles, closed)
-    return _Work(clock, fold, SessionFold(rules.sessions, sessions), sessions, router, rules, user_keys)
+    counted = [(spec, dict[str, list[Timed]]()) for spec in rules.local_windows] if rules.has_windows else []
+    return _Work(clock, fold, SessionFold(rules.sessions, sessions), sessions, router, rules, user_keys, counted)
 
 
 def _fold(work: _Work, record: Record, interaction: Interaction, effects: Effects) -> None:
@@ -168,10 +169,9 @@ def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms:
     if work.rules.has_windows:
         for activity in activities_of(record.offset, user_key, event, watermark_ms):
             work.router.add(activity)
-            for spec in work.rules.local_windows:
+            for spec, by_key in work.counted:
                 key = spec.key(activity)
                 if key is not None:
-                    by_key = work.counted.setdefault(spec.name, {})
                     by_key.setdefault(key, []).append((activity, event.time_ms, watermark_ms))
     if work.rules.has_sessions and work.sessions.add(user_key, event, watermark_ms) is LatePolicy.DEAD_LETTER:
         effects.set_aside(record, Failure("aggregate", "late", "later than allowed_lateness_ms for sessions", "late"))
@@ -190,8 +190,8 @@ def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
 
 def _close_windows(state: State, work: _Work, effects: Effects) -> None:
     """Count for local windows; those that are over by now go to the partition of their key."""
-    for spec in work.rules.local_windows if work.rules.has_windows else ():
-        fold, _ = fold_windows(state, spec, work.counted.get(spec.name, {}), work.clock.watermark_ms)
+    for spec, by_key in work.counted:
+        fold, _ = fold_windows(state, spec, by_key, work.clock.watermark_ms)
         for closed in fold.closed:
             work.router.add_part(Part.of(closed))
         effects.late(spec.name, fold.late)
