@@ -25,7 +25,7 @@ from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
 from tests.telemetry.fakes import lane as lane_status
 
-(AGENT,) = AGENTS
+AGENT = next(iter(AGENTS))
 
 
 def until(what: Callable[[], Any], timeout_s: float = 60.0) -> Any:
