@@ -49,7 +49,7 @@ async def aggregate_items(batch: Batch[Rules]) -> Effects:
     """Windows per item and per event name, closed by event time."""
     effects, state, rules = batch.effects(), batch.state, batch.context
     clock = Upstreams(rules.partitions, state.view(upstreams).get(ALL))
-    parts, late = list[tuple[int, Part]](), set[Activity]()
+    parts, late = list[tuple[int, Part, int]](), set[Activity]()
     taken = _take(batch.records, clock, parts, effects)
     for spec in rules.windows:
         if spec.is_local:
@@ -69,28 +69,30 @@ async def aggregate_items(batch: Batch[Rules]) -> Effects:
     return effects
 
 
-def _take(records: Iterable[Record], clock: Upstreams, parts: list[tuple[int, Part]], effects: Effects) -> Taken:
-    """What is new, by key function and key; every record gets its outcome. Parts are added to ``parts``, new or not."""
+def _take(records: Iterable[Record], clock: Upstreams, parts: list[tuple[int, Part, int]], effects: Effects) -> Taken:
+    """What is new, by key function and key; every record gets its outcome. ``parts`` gets all parts, with the watermark before."""
     taken: Taken = {name: {} for name in KEYS}
     for record in records:
         try:
-            batch = decode_batch(record.value)
+            batch, before_ms = decode_batch(record.value), clock.watermark_ms
             is_new = clock.take(batch, KEYS, taken)
         except (UnreadableActivities, UnknownUpstream) as exc:
             effects.dead_letter(record, Failure("decode", exc.reason, str(exc)))
             continue
-        parts += [(batch.upstream, part) for part in batch.parts]
+        parts += [(batch.upstream, part, before_ms) for part in batch.parts]
         effects.emit(record) if is_new else effects.duplicate(record)
     return taken
 
 
-def _add_up(state: State, spec: WindowSpec[Activity], parts: Iterable[tuple[int, Part]], watermark_ms: int) -> list[ClosedWindow]:
+def _add_up(
+    state: State, spec: WindowSpec[Activity], parts: Iterable[tuple[int, Part, int]], watermark_ms: int
+) -> list[ClosedWindow]:
     """Windows that source partitions have counted and closed, each for itself; those that all of them have passed."""
     view = state.view(PARTS[spec.name])
     due = view.due(watermark_ms)
-    fold = PartialFold(spec, view.get_many({part.key for _, part in parts}.union(due)))
-    for upstream, part in parts:
-        fold.add(upstream, part)
+    fold = PartialFold(spec, view.get_many({part.key for _, part, _ in parts}.union(due)))
+    for upstream, part, before_ms in parts:
+        fold.add(upstream, part, before_ms)
     fold.close_all(due, watermark_ms)
     put_all(view, fold.states())
     return fold.closed

@@ -1,4 +1,4 @@
-"""``interactions`` to ``interactions-enriched``: validate, de-duplicate, keep a profile and sessions per user.
+"""``interactions`` to ``interactions-enriched``: validate, de-duplicate, join reference data, keep a profile and sessions per user.
 
 Closed sessions go to ``sessions``, what events say of items to ``item-activity``. The values of a user are written once
 per batch. A record that is refused changes no state: its id is not remembered, so a repaired replay passes exactly once.
@@ -29,6 +29,7 @@ from app.domain.validation import classify
 from app.domain.watermarks import LatePolicy, WatermarkPolicy
 from app.domain.windows import WindowSpec, lenient
 from app.engine.api import Batch, Effects, Failure, Output, Record, State, put_all
+from app.enrichment.join import NOTHING, Joined, Joiner, joiner_of
 from app.settings import Settings
 from app.topics import ENRICHED, INTERACTIONS, ITEM_ACTIVITY, SESSIONS
 from tables.event_totals import ALL, event_totals
@@ -57,6 +58,7 @@ class Rules:
     has_windows: bool
     local_windows: tuple[WindowSpec[Activity], ...]
     """counted here, and added up by ``aggregate_items``"""
+    reference: Joiner | None
     closed_ids: ClosedIdsCache
 
     @classmethod
@@ -76,8 +78,9 @@ class Rules:
         has = settings.sessions_enabled, settings.windows_enabled
         windows = tuple(local(spec) for spec in lenient(WINDOWS, settings.allowed_lateness_ms, late) if spec.is_local)
         return cls(
-            limits, dedupe, watermarks, sessions, settings.user_expiry_ms, *has, windows, ClosedIdsCache(CLOSED_IDS_IN_MEMORY)
-        )
+            limits, dedupe, watermarks, sessions, settings.user_expiry_ms, *has, windows, joiner_of(settings),
+            ClosedIdsCache(CLOSED_IDS_IN_MEMORY),
+        )  # fmt: skip
 
 
 @registry.agent(
@@ -90,9 +93,12 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
     """Valid unique events with their sequence number; per-user profiles and sessions; activity per item."""
     effects = batch.effects()
     valid = _classify(batch, effects)
+    joined = NOTHING
+    if batch.context.reference is not None:
+        valid, joined = await _join(batch.context.reference, valid, effects)
     work = _begin(batch, {interaction.user_key for _, interaction in valid})
     for record, interaction in valid:
-        _fold(work, record, interaction, effects)
+        _fold(work, record, interaction, joined, effects)
     if batch.idle_ms is not None:
         work.is_clock_moved |= work.clock.idle(batch.idle_ms)
     _close_sessions(batch.state, work, effects)
@@ -147,7 +153,25 @@ def _begin(batch: Batch[Rules], user_keys: set[str]) -> _Work:
     return _Work(clock, fold, SessionFold(rules.sessions, sessions), sessions, router, rules, user_keys, counted)
 
 
-def _fold(work: _Work, record: Record, interaction: Interaction, effects: Effects) -> None:
+async def _join(
+    reference: Joiner, valid: list[tuple[Record, Interaction]], effects: Effects
+) -> tuple[list[tuple[Record, Interaction]], Joined]:
+    """Reference data of the batch. Events that must not pass without it are parked, and change no state."""
+    users = {interaction.event.user_id for _, interaction in valid if interaction.event.user_id}
+    joined = await reference.look_up(users, {item for _, interaction in valid for item in interaction.items})
+    passing = []
+    for record, interaction in valid:
+        reason = joined.unavailable(interaction.event.user_id, interaction.items)
+        if reason is None:
+            passing.append((record, interaction))
+        else:
+            effects.dead_letter(
+                record, Failure("enrich", "reference_unavailable", f"reference data: {reason}", "transient_timeout")
+            )
+    return passing, joined
+
+
+def _fold(work: _Work, record: Record, interaction: Interaction, joined: Joined, effects: Effects) -> None:
     """One valid event: a duplicate, or the next of its user."""
     value, headers, rules = record.value or b"", record.headers, work.rules
     sequence = work.profiles.add(interaction, record.timestamp, work.clock.watermark_ms - rules.user_expiry_ms)
@@ -159,7 +183,10 @@ def _fold(work: _Work, record: Record, interaction: Interaction, effects: Effect
     work.is_clock_moved = True
     if rules.has_sessions or rules.has_windows:
         _derive(work, record, interaction, watermark_ms, effects)
-    effects.emit(record, Output(ENRICHED, record.key, enrich(value, sequence, record.timestamp, interaction.event.has_veltrix)))
+    event = interaction.event
+    reference = b"" if joined is NOTHING else joined.member(event.user_id, interaction.items)
+    output = enrich(value, sequence, record.timestamp, event.has_veltrix, reference)
+    effects.emit(record, Output(ENRICHED, record.key, output))
 
 
 def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms: int, effects: Effects) -> None:

@@ -45,13 +45,17 @@ from app.engine.tables import EngineTables
 from app.engine.transactions import ExactlyOnce, TransactionParts
 from app.engine.watchdog import EndOffsetClient, StallWatchdog
 from app.engine.worker import Background, BootChecks, Closing, worker_class
+from app.enrichment.api import ReferenceConfigError
+from app.enrichment.join import Joiner
 from app.kafka_clients import KafkaConnectError, transactional_producer
 from app.lookups.api import LookupView
 from app.lookups.reader import RedisLookupReader
 from app.lookups.writer import LookupWriter
+from app.reference_service import ReferenceService
 from app.settings import Settings, SettingsError, load_settings
 from app.sidecar.app import create_sidecar
 from app.sidecar.deps import SidecarDeps
+from app.sidecar.references import NoReferences
 from app.sidecar.server import SidecarBindError
 from app.sidecar.service import SidecarService
 from app.telemetry.catalogue import Catalogue
@@ -60,6 +64,7 @@ from app.telemetry.logs import configure_logging, logging_config
 from app.telemetry.lookups import LookupMetrics
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
+from app.telemetry.reference import ReferenceMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
 from app.topics import AGENTS, ITEM_ACTIVITY, dead_letters_of
@@ -114,18 +119,24 @@ def build(settings: Settings) -> EngineApp:
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     if follower is not None:
         LookupMetrics(catalogue, follower)
+    joiner = cast("Joiner | None", getattr(stream_app.engine.contexts.get("process_interactions"), "reference", None))
 
     def services() -> list[ServiceT]:
         lookups = RedisLookupReader(settings, status, views)
         letters = DeadLetterReader(settings, [dead_letters_of(settings.app_id, agent.source) for agent in declarations])
-        breakers = stream_app.engine.breakers
+        breakers, references = stream_app.engine.breakers, None
+        if joiner is not None:
+            references = ReferenceService(settings, joiner)
+            ReferenceMetrics(catalogue, lambda: joiner.cache, references)
         deps = SidecarDeps(
-            settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower), watchdog, breakers
-        )
+            settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower, joiner), watchdog,
+            breakers, references or NoReferences(),
+        )  # fmt: skip
         return [
             BootChecks(settings, lambda: boot_problems(settings, stream_app)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
             Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
+            *([references] if references else []),
             Background(loop_lag.run),
             Background(
                 lambda: watch(
@@ -222,9 +233,10 @@ def consumer_of(stream_app: EngineApp) -> EngineConsumer:
     return cast("EngineConsumer", stream_app.consumer)
 
 
-def degraded(follower: LookupWriter | None) -> list[str]:
+def degraded(follower: LookupWriter | None, joiner: Joiner | None) -> list[str]:
     """What does not work although the worker is ready."""
-    return ["redis"] if follower is not None and "down" in follower.states().values() else []
+    found = ["redis"] if follower is not None and "down" in follower.states().values() else []
+    return [*found, "reference"] if joiner is not None and joiner.cache is not None and joiner.cache.is_degraded else found
 
 
 def tables_of(stream_app: EngineApp) -> EngineTables:
@@ -263,8 +275,8 @@ def __getattr__(name: str) -> EngineApp:
     asyncio.set_event_loop_policy(uvloop.EventLoopPolicy())
     try:
         settings = load_settings()
-    except SettingsError as exc:
+        configure_logging(settings)
+        globals()["app"] = built = build(settings)
+    except (SettingsError, ReferenceConfigError) as exc:
         sys.exit(f"{exc}")
-    configure_logging(settings)
-    globals()["app"] = built = build(settings)
     return built

@@ -156,6 +156,7 @@ class Settings(BaseSettings):
     redis_queue_units: int = Field(64, ge=1, description="Units waiting for Redis per partition; more: catch up from the changelog")
 
     # -- reference data (enrichment) --------------------------------------------------------------
+    enrichment_enabled: bool = Field(False, description="Events get the rows of the declared tables; fill or name those first")
     reference_file: Path | None = Field(
         None, description="TOML of the tables; absent: users and items, app/enrichment/default.toml"
     )

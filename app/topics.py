@@ -82,6 +82,7 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
         Topic(ENRICHED, n, "process_interactions", durable),
         *([Topic(SESSIONS, n, "process_interactions", durable)] if settings.sessions_enabled else []),
         *(_of_windows(n, durable) if settings.windows_enabled else []),
+        *([_changes(n, durable)] if settings.enrichment_enabled else []),
         *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
     ]
@@ -92,6 +93,12 @@ def _of_windows(partitions: int, config: Mapping[str, str]) -> list[Topic]:
         Topic(ITEM_ACTIVITY, partitions, "process_interactions, for aggregate_items", config),
         Topic(ITEM_WINDOWS, partitions, "aggregate_items", config),
     ]
+
+
+def _changes(partitions: int, config: Mapping[str, str]) -> Topic:
+    return Topic(
+        REFERENCE_CHANGES, partitions, "CDC, anyone: rows of reference tables that changed", {**config, "cleanup.policy": "compact"}
+    )
 
 
 def _sources(agents: Iterable[str]) -> list[str]:

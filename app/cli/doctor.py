@@ -13,6 +13,7 @@ from app.cli.checkup import Check, Status, fail
 from app.cli.doctor_exactly_once import check_exactly_once
 from app.cli.doctor_kafka import check_kafka
 from app.cli.doctor_machine import check_lock, check_machine, check_redis, check_sidecar
+from app.cli.doctor_reference import check_reference
 from app.cli.doctor_state import check_tables
 from app.kafka_clients import KafkaConnectError
 from app.settings import Settings
@@ -33,6 +34,7 @@ async def examine(settings: Settings) -> list[Check]:
     except TopicAdminError as exc:
         checks.append(fail("kafka", str(exc), "check the rights of this user: Describe on cluster, topics and their configuration"))
     checks += await check_redis(settings)
+    checks.append(await check_reference(settings))
     checks += check_machine(settings)
     checks += [await check_lock(settings), await check_sidecar(settings)]
     return checks

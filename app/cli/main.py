@@ -13,6 +13,7 @@ from app.cli import console, generate_screen, records, reset_screen, topics
 from app.cli import doctor as examining
 from app.cli import drain as draining
 from app.cli import reset as resetting
+from app.cli import seed as seeding
 from app.cli import send as sending
 from app.cli import tail as tailing
 from app.cli.clickstream import Clickstream
@@ -68,12 +69,18 @@ def generate(
     run_tag: Annotated[
         str, typer.Option(help="First part of every messageId. Empty: a new one, so that nothing is a duplicate of an older run.")
     ] = "",
+    seed_reference: Annotated[
+        bool, typer.Option("--seed-reference", help="Only fill the reference tables for these users and items; send nothing.")
+    ] = False,
 ) -> None:
     """Send realistic clickstream traffic to the source topic. The last line of stdout is a JSON summary.
 
     About 1 % duplicates and 0.5 % bad events of several kinds. Ctrl-C stops cleanly, after a flush.
     """
     settings = console.settings()
+    if seed_reference:
+        console.print_json(console.run(seeding.seed(settings, users, items)))
+        return
     tag = run_tag or secrets.token_hex(4)
     with console.reporting():
         plan = Plan.of(rate, duration, count)

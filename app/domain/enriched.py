@@ -19,7 +19,7 @@ _members: Final = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _encode: Final = msgspec.json.Encoder().encode
 
 
-def enrich(value: bytes, sequence: int, received_ms: int, has_member: bool) -> bytes:
+def enrich(value: bytes, sequence: int, received_ms: int, has_member: bool, more: bytes = b"") -> bytes:
     """Add our member to a JSON object.
 
     Args:
@@ -27,18 +27,19 @@ def enrich(value: bytes, sequence: int, received_ms: int, has_member: bool) -> b
         sequence: the user's n-th unique event, from 1.
         received_ms: the record's timestamp, epoch ms.
         has_member: the object already has a ``veltrix`` member at the top; it is replaced.
+        more: JSON members of ours, each with a comma before it.
     """
     if has_member:
         value = _without_member(value)
     if value[-1] != 0x7D or value[-2] in _NOT_A_MEMBER:
-        return _enrich_spaced(value.strip(_WHITESPACE), sequence, received_ms)
-    return b'%b,"veltrix":{"sequence":%d,"received_at":%d}}' % (value[:-1], sequence, received_ms)
+        return _enrich_spaced(value.strip(_WHITESPACE), sequence, received_ms, more)
+    return b'%b,"veltrix":{"sequence":%d,"received_at":%d%b}}' % (value[:-1], sequence, received_ms, more)
 
 
-def _enrich_spaced(value: bytes, sequence: int, received_ms: int) -> bytes:
+def _enrich_spaced(value: bytes, sequence: int, received_ms: int, more: bytes) -> bytes:
     members = value[:-1].rstrip(_WHITESPACE)
     comma = b"" if members == b"{" else b","
-    return b'%b%b"veltrix":{"sequence":%d,"received_at":%d}}' % (members, comma, sequence, received_ms)
+    return b'%b%b"veltrix":{"sequence":%d,"received_at":%d%b}}' % (members, comma, sequence, received_ms, more)
 
 
 def _without_member(value: bytes) -> bytes:

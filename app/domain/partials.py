@@ -5,7 +5,7 @@
 
 Only closed windows travel, not events. A part is known by window, key, start and source partition, so one that comes
 again changes nothing. A source partition tells a watermark only when all that it closes is told with it or before; so
-when the least watermark of all has passed a window, all its parts are there.
+when the least watermark of all has passed a window, all its parts are there, and what comes after that came before.
 """
 
 from __future__ import annotations
@@ -115,9 +115,14 @@ class PartialFold:
         #: To publish, in order.
         self.closed: list[ClosedWindow] = []
 
-    def add(self, upstream: int, part: Part) -> None:
-        """Take one part in; an older one than what is known changes nothing, and so does one of another declaration."""
-        if part.name not in self._sizes:
+    def add(self, upstream: int, part: Part, watermark_ms: int) -> None:
+        """Take one part in. One that comes again changes nothing: it is no newer than what is known, or its window is forgotten.
+
+        Args:
+            watermark_ms: the least of all source partitions before this part came. It is never past a new part's window.
+        """
+        size_ms = self._sizes.get(part.name)
+        if size_ms is None or part.start_ms + size_ms + self._spec.allowed_lateness_ms <= watermark_ms:
             return
         state = self._take(part.key)
         windows = state.windows.setdefault(part.name, {})
@@ -127,7 +132,7 @@ class PartialFold:
             return
         parts = window.parts | {upstream: (part.revision, part.accumulators)}
         windows[part.start_ms] = PartialWindow(parts, window.revision, True)
-        state.due_ms = min(state.due_ms, part.start_ms + self._sizes[part.name])
+        state.due_ms = min(state.due_ms, part.start_ms + size_ms)
 
     def close_all(self, stored: Iterable[str], watermark_ms: int) -> None:
         """Close what is due for the keys of this batch and for ``stored`` ones, in the order of the alphabet."""

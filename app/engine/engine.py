@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 
@@ -75,7 +76,8 @@ class Engine:
         self.breakers = Breakers(BreakerPolicy.of(settings))
         self._parts = parts
         self._options = StoreOptions.of(settings)
-        self._contexts = {agent.name: agent.setup(settings) for agent in parts.agents}
+        self.contexts: dict[str, Any] = {agent.name: agent.setup(settings) for agent in parts.agents}
+        """What each agent's ``setup`` returned"""
 
     # -- stores: opened before recovery, closed after the lanes ----------------------------------------
 
@@ -167,7 +169,7 @@ class Engine:
         limit = self.settings.produce_max_batch_bytes
         journal = self._journal.open(lane, progress.is_applied)
         return LaneParts(
-            computer=Computer(lane, agent.body, self._contexts[agent.name], state, limit, journal),
+            computer=Computer(lane, agent.body, self.contexts[agent.name], state, limit, journal),
             state=state,
             delivery=parts.delivery,
             observer=parts.observer,

@@ -66,6 +66,11 @@ class ReferenceCache:
         """What is declared, by name: policy and default of each."""
         return {name: cache.table for name, cache in self._tables.items()}
 
+    @property
+    def is_degraded(self) -> bool:
+        """The breaker of the database or of Redis is open."""
+        return not (self._database.breaker.is_closed and self._shared.breaker.is_closed)
+
     def sizes(self) -> dict[str, int]:
         """Rows per table in the process cache."""
         return {name: len(cache.entries) for name, cache in self._tables.items()}

@@ -29,6 +29,9 @@ class ReferenceTable(BaseModel):
     table: str = Field(pattern=r"^[^.\s]+(\.[^.\s]+)?$", description="In the database: table or schema.table")
     key: Column = Field(description="Unique column of text or integers")
     columns: tuple[Column, ...] = Field(min_length=1, strict=False)
+    match: Literal["user", "item"] | None = Field(
+        None, description="Events are joined by userId or by each product_id; absent: by nothing"
+    )
     ttl_s: float = Field(600, gt=0, le=30 * DAY_S, description="A row is fresh for this long")
     negative_ttl_s: float = Field(60, ge=0, le=DAY_S, description="An absent row is believed for this long")
     stale_while_revalidate_s: float = Field(120, ge=0, le=DAY_S, description="After its ttl a row is given and fetched anew")

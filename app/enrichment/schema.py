@@ -34,7 +34,7 @@ ITEMS: Final = Table(
 )
 CHUNK_ROWS: Final = 1000
 COUNTRIES: Final = ("DE", "FR", "GB", "BR", "US", "IN", "JP")
-CATEGORIES: Final = ("books", "garden", "kitchen", "music", "shoes", "toys")
+CATEGORIES: Final = ("books", "garden", "kitchen", "music", "outdoor", "toys")
 FIRST_SIGNUP: Final = dt.date(2020, 1, 1)
 
 

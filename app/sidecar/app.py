@@ -15,6 +15,7 @@ from app.sidecar.ledger import ledger_router
 from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import measure_http, metrics_router
 from app.sidecar.middleware import HostCheck, Limits, SameOrigin, SecurityHeaders
+from app.sidecar.references import references_router
 from app.topics import INTERACTIONS, dead_letters_of
 
 LINKS = {
@@ -46,6 +47,7 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
         ledger_router(deps.engine),
         lanes_router(deps.engine),
         breaker_router(deps.engine, deps.breakers),
+        references_router(deps.references),
     ):
         sidecar.include_router(router, prefix="/api/v1")
     sidecar.include_router(_index(settings.app_id, settings.app_version))

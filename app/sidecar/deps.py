@@ -13,6 +13,7 @@ from app.lookups.api import LookupReader
 from app.settings import Settings
 from app.sidecar.breaker import NoBreakers
 from app.sidecar.health import LoopLag
+from app.sidecar.references import NoReferences, References
 
 
 def _nothing() -> list[str]:
@@ -41,3 +42,4 @@ class SidecarDeps:
     """what does not work although the worker is ready, as short words (``redis``)"""
     watchdog: Stalls = field(default_factory=NoWatchdog)
     breakers: BreakerControl = field(default_factory=NoBreakers)
+    references: References = field(default_factory=NoReferences)

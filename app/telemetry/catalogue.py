@@ -117,7 +117,7 @@ STATE_KEYS = Metric(
 )
 WAITING_KEYS = Metric(
     "veltrix_waiting_keys", "gauge", "Keys of a view that wait for event time to close something: open sessions, open windows.",
-    "Grows without end: the watermark stands still. Is a source partition without events, and VELTRIX_WATERMARK_IDLE_MS 0?", ("agent", "partition", "view"),
+    "Grows without end: the watermark stands still, as with VELTRIX_WATERMARK_IDLE_MS 0 and a source partition without events.", ("agent", "partition", "view"),
 )
 QUEUED_RECORDS = Metric(
     "veltrix_queued_records", "gauge", "Records fetched and waiting in the lane.",
@@ -245,6 +245,27 @@ REDIS_BEHIND = Metric(
 BUILD = Metric(
     "veltrix_build_info", "info", "Build and runtime of this worker.", "Different versions in one group: a rollout is under way.",
     ("app", "version", "python"),
+)
+REFERENCE_ANSWERS = Metric(
+    "veltrix_reference_answers_total", "counter",
+    "Reference data given, per key, by where it came from (process, redis, database) or what was the matter (absent, stale, stale_on_error, unavailable).",
+    "process falls against the others: raise VELTRIX_REFERENCE_CACHED_ROWS. unavailable rises: the database is away, see veltrix_reference_degraded.", ("answer",),
+)
+REFERENCE_LOADS = Metric(
+    "veltrix_reference_loads_total", "counter", "What the reference cache did for that: queries, failures, refreshes, keys shed by the load budget, ...",
+    "failed_query rises: look at the database. shed_key rises: raise VELTRIX_REFERENCE_QUERIES_PER_S, if the database can take it.", ("event",),
+)
+REFERENCE_ROWS = Metric(
+    "veltrix_reference_cached_rows", "gauge", "Rows of a reference table in this process.",
+    "At VELTRIX_REFERENCE_CACHED_ROWS with many evictions: raise it, about 1 KiB a row.", ("table",),
+)
+REFERENCE_DEGRADED = Metric(
+    "veltrix_reference_degraded", "gauge", "1 while the breaker of the reference database or of its Redis is open.",
+    "Events go on with what is remembered, or as their table's policy says. Mend the service; it is probed by itself.",
+)
+REFERENCE_CHANGES = Metric(
+    "veltrix_reference_changes_total", "counter", "Rows that the topic reference-changes said have changed, and records in it that say nothing (unreadable).",
+    "unreadable rises: whoever writes the topic uses another form, see app/enrichment/changes.py.", ("outcome",),
 )
 # fmt: on
 

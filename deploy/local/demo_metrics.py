@@ -32,45 +32,57 @@ class Reading:
     redis_lanes: Mapping[str, int] = field(default_factory=dict)
     """partitions by how their lookups follow the table: live, catching_up, rebuilding, down; empty without Redis"""
     consumed: int = 0
+    answers: Mapping[str, int] = field(default_factory=dict)
+    """reference data given, per key, by where it came from"""
+    queries: int = 0
+    """asked of the reference database"""
+    waiting: Mapping[str, int] = field(default_factory=dict)
+    """open sessions and windows, by view"""
     dead_letters: Mapping[str, int] = field(default_factory=dict)
     latency: Buckets = field(default_factory=dict)
 
 
+#: Metrics that are shown by one of their labels.
+BY_LABEL = {
+    "veltrix_dead_letters_total": "reason",
+    "veltrix_redis_lanes": "state",
+    "veltrix_reference_answers_total": "answer",
+    "veltrix_reference_loads_total": "event",
+    "veltrix_waiting_keys": "view",
+}
+
+
 def read_metrics(text: str) -> Reading:
     """Parse a worker's /metrics; a metric that is not there counts as 0."""
-    dead_letters: Counter[str] = Counter()
     latency: dict[float, float] = {}
     totals: Counter[str] = Counter()
-    redis_lanes: Counter[str] = Counter()
+    labelled: dict[str, Counter[str]] = {name: Counter() for name in BY_LABEL}
     partitions: set[int] = set()
     phase, consumed = "starting", 0
-    for family in text_string_to_metric_families(text):
-        for sample in family.samples:
-            totals[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
-            match sample.name:
-                case "veltrix_dead_letters_total":
-                    dead_letters[sample.labels["reason"]] += int(sample.value)
-                case "veltrix_events_consumed_total" if sample.labels["source"] == SOURCE:
-                    consumed = int(sample.value)
-                case "veltrix_event_latency_seconds_bucket" if (sample.labels["source"], sample.labels["stage"]) == (
-                    SOURCE,
-                    VISIBLE,
-                ):
-                    latency[float(sample.labels["le"])] = sample.value
-                case "veltrix_redis_lanes":
-                    redis_lanes[sample.labels["state"]] += int(sample.value)
-                case "veltrix_queued_records":
-                    partitions.add(int(sample.labels["partition"]))
-                case "veltrix_phase" if sample.value == 1:
-                    phase = sample.labels["phase"]
+    for sample in [sample for family in text_string_to_metric_families(text) for sample in family.samples]:
+        totals[sample.name] += int(sample.value) if math.isfinite(sample.value) else 0
+        if sample.name in BY_LABEL:
+            labelled[sample.name][sample.labels[BY_LABEL[sample.name]]] += int(sample.value)
+        match sample.name:
+            case "veltrix_events_consumed_total" if sample.labels["source"] == SOURCE:
+                consumed = int(sample.value)
+            case "veltrix_event_latency_seconds_bucket" if (sample.labels["source"], sample.labels["stage"]) == (SOURCE, VISIBLE):
+                latency[float(sample.labels["le"])] = sample.value
+            case "veltrix_queued_records":
+                partitions.add(int(sample.labels["partition"]))
+            case "veltrix_phase" if sample.value == 1:
+                phase = sample.labels["phase"]
     return Reading(
         phase=phase,
         partitions=tuple(sorted(partitions)),
         lag=totals["veltrix_consumer_lag"],
         state_keys=totals["veltrix_state_keys"],
-        redis_lanes=redis_lanes,
+        redis_lanes=labelled["veltrix_redis_lanes"],
         consumed=consumed,
-        dead_letters=dead_letters,
+        answers=labelled["veltrix_reference_answers_total"],
+        queries=labelled["veltrix_reference_loads_total"]["query"],
+        waiting=labelled["veltrix_waiting_keys"],
+        dead_letters=labelled["veltrix_dead_letters_total"],
         latency=latency,
     )
 

@@ -111,6 +111,20 @@ def redis_state(views: Sequence[WorkerView]) -> str:
     return f"[green]live[/] {lanes['live']}/{lanes.total()}" if lanes else "[dim]off[/]"
 
 
+def waiting(views: Sequence[WorkerView], view: str) -> int:
+    """Keys of a view that wait for event time to close them."""
+    return sum(one.reading.waiting.get(view, 0) for one in views)
+
+
+def reference_hits(views: Sequence[WorkerView]) -> tuple[float, int, int]:
+    """Share of reference rows that the processes had themselves, queries to the database, rows given."""
+    answers: Counter[str] = Counter()
+    for view in views:
+        answers.update(view.reading.answers)
+    keys = answers.total()
+    return (answers["process"] / keys if keys else 0.0), sum(view.reading.queries for view in views), keys
+
+
 def _grid() -> Table:
     table = Table.grid(padding=(0, 2))
     table.add_column()
@@ -127,6 +141,10 @@ def _speed(snapshot: Snapshot) -> Table:
     table.add_row("lag", number(snapshot.lag), "records")
     table.add_row("RocksDB", number(snapshot.state_keys), "keys")
     table.add_row("Redis lookups", redis_state(snapshot.workers), "")
+    table.add_row("sessions", number(waiting(snapshot.workers, "user_sessions")), "open")
+    hits, queries, keys = reference_hits(snapshot.workers)
+    if keys:
+        table.add_row("reference data", f"{hits:.1%}", f"from memory; {queries:,} queries for {keys:,} rows")
     return table
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from deploy.local.demo_state import WorkerRef
-from deploy.local.demo_traffic import apply_topics
+from deploy.local.demo_traffic import apply_topics, seed_reference
 from deploy.local.kafka import LocalKafka
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import ProcessError
@@ -60,7 +60,12 @@ class NativeStack:
         self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
 
     def env(self) -> Mapping[str, str]:
-        return {"VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap, "VELTRIX_REDIS_URL": self._redis.url}
+        return {
+            "VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap,
+            "VELTRIX_REDIS_URL": self._redis.url,
+            "VELTRIX_ENRICHMENT_ENABLED": "true",
+            "VELTRIX_REFERENCE_URL": f"sqlite:///{self._folder / 'reference.sqlite'}",
+        }
 
     def worker(self) -> WorkerRef:
         return WorkerRef(self._worker.name, self._worker.port, self._worker.pid)
@@ -76,6 +81,7 @@ class NativeStack:
             (f"Kafka on {self._kafka.bootstrap}", self._kafka.start),
             (f"Redis on {self._redis.url}", self._redis.start),
             ("topics applied", lambda: apply_topics(self._folder, self.env())),
+            ("reference data filled", lambda: seed_reference(self._folder, self.env())),
             ("worker ready", self._start_worker),
         ]
         for what, step in steps:
@@ -114,5 +120,11 @@ def _empty(folder: Path) -> None:
     """Old offsets beside a new Kafka would be nonsense."""
     for part in ("kafka", "redis", "worker", "workers"):
         shutil.rmtree(folder / part, ignore_errors=True)
-    for log in ("generate.json", "generate.log", "topics.log"):
-        (folder / log).unlink(missing_ok=True)
+    for file in (
+        "generate.json",
+        "generate.log",
+        "seed.log",
+        "topics.log",
+        *(f"reference.sqlite{end}" for end in ("", "-wal", "-shm")),
+    ):
+        (folder / file).unlink(missing_ok=True)

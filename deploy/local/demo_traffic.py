@@ -66,10 +66,21 @@ def apply_topics(folder: Path, env: Mapping[str, str]) -> None:
     Raises:
         ProcessError: some could not be made; holds what the command said.
     """
-    argv = [*veltrix(), "topics", "apply"]
-    process = ManagedProcess(
-        Command("veltrix topics apply", argv, folder / "topics.log", cwd=ROOT, env=clean_environment() | dict(env))
-    )
+    _run(("topics", "apply"), folder / "topics.log", env)
+
+
+def seed_reference(folder: Path, env: Mapping[str, str]) -> None:
+    """Fill the reference tables for the generator's visitors and products.
+
+    Raises:
+        ProcessError: the database did not take them; holds what the command said.
+    """
+    _run(("generate", "--seed-reference"), folder / "seed.log", env)
+
+
+def _run(arguments: tuple[str, ...], log: Path, env: Mapping[str, str]) -> None:
+    name = " ".join(("veltrix", *arguments))
+    process = ManagedProcess(Command(name, [*veltrix(), *arguments], log, cwd=ROOT, env=clean_environment() | dict(env)))
     process.start()
     process.require_success(TOPICS_TIMEOUT_S)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import signal
 import sys
@@ -92,6 +93,14 @@ class WorkerProcess:
         """
         return http_get(self.port, path)
 
+    def post(self, path: str, body: object) -> tuple[int, bytes]:
+        """Status and body of a POST of JSON to the sidecar.
+
+        Raises:
+            OSError: nobody answers.
+        """
+        return http_request(self.port, "POST", path, json.dumps(body).encode())
+
     def terminate(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
         """SIGTERM and wait: the clean stop. Exit status.
 
@@ -112,13 +121,18 @@ class WorkerProcess:
 
 def http_get(port: int, path: str) -> tuple[int, bytes]:
     """Status and body of ``GET http://127.0.0.1:port/path``; OSError when nobody answers properly."""
+    return http_request(port, "GET", path)
+
+
+def http_request(port: int, method: str, path: str, body: bytes | None = None) -> tuple[int, bytes]:
+    """Status and body of a request to ``http://127.0.0.1:port/path``; OSError when nobody answers properly."""
     connection = http.client.HTTPConnection(LOOPBACK, port, timeout=HTTP_TIMEOUT_S)
     try:
-        connection.request("GET", path)
+        connection.request(method, path, body, {"content-type": "application/json"} if body else {})
         response = connection.getresponse()
         return response.status, response.read()
     except http.client.HTTPException as exc:
-        raise ConnectionError(f"GET {path} on port {port}: {exc!r}") from exc
+        raise ConnectionError(f"{method} {path} on port {port}: {exc!r}") from exc
     finally:
         connection.close()
 

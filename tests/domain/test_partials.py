@@ -69,11 +69,11 @@ class Sink:
         self.closed: list[ClosedWindow] = []
 
     def take(self, upstream: int, parts: list[Part], watermark_ms: int) -> None:
-        parts = [msgspec.msgpack.decode(encode(part), type=Part) for part in parts]
+        parts, before_ms = [msgspec.msgpack.decode(encode(part), type=Part) for part in parts], min(self.watermarks.values())
         self.watermarks[upstream] = max(self.watermarks[upstream], watermark_ms)
         fold = PartialFold(self.spec, {key: decode_partials(raw) for key, raw in self.stored.items()})
         for part in parts:
-            fold.add(upstream, part)
+            fold.add(upstream, part, before_ms)
         fold.close_all(self.stored, min(self.watermarks.values()))
         _store(self.stored, fold.states())
         self.closed += fold.closed
@@ -124,6 +124,15 @@ def test_parts_add_up_to_what_one_who_saw_all_would_publish(events: list[Event],
         sink.take(number, source.batch([], END), END)
     assert sorted(sink.closed, key=_identity) == at_once(declared, events)
     assert sink.stored == {}, "everything is forgotten in the end"
+
+
+def test_a_part_that_comes_again_after_its_window_was_forgotten_does_not_bring_it_back() -> None:
+    declared = spec()
+    one, sink = Source(declared), Sink(declared)
+    parts = one.batch([(0, 5, "a")], 50)
+    for upstream, told in ((0, parts), (1, []), (2, []), (0, parts)):
+        sink.take(upstream, told, 50)
+    assert [(closed.name, closed.revision) for closed in sink.closed] == [("long", 0), ("short", 0)]
 
 
 def test_a_late_event_corrects_the_sum_with_a_higher_revision() -> None:

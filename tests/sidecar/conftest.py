@@ -15,6 +15,7 @@ from app.dead_letters.api import DeadLetterRecord, Filters, Page, QueueSummary
 from app.dead_letters.headers import Attempt
 from app.engine.api import LaneId
 from app.engine.status import BreakerStatus
+from app.enrichment.api import UnknownReference
 from app.lookups.api import LookupAnswer
 from app.settings import Settings, load_settings
 from app.sidecar.app import create_sidecar
@@ -82,6 +83,21 @@ class FakeBreakers:
 
 
 @dataclass
+class FakeReferences:
+    """``References`` that knows the table ``users``; ``failure`` is raised after it was told."""
+
+    told: list[tuple[str, list[str]]] = field(default_factory=list)
+    failure: Exception | None = None
+
+    async def invalidate(self, table: str, keys: list[str]) -> None:
+        if table != "users":
+            raise UnknownReference(table, ["users"])
+        self.told.append((table, keys))
+        if self.failure is not None:
+            raise self.failure
+
+
+@dataclass
 class Sidecar:
     """One sidecar, the fakes behind it, and a client in front of it."""
 
@@ -93,6 +109,7 @@ class Sidecar:
     degraded: list[str]
     watchdog: FakeWatchdog
     breakers: FakeBreakers
+    references: FakeReferences
 
     async def get(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         """GET ``path``."""
@@ -168,12 +185,12 @@ def new_sidecar(settings: Settings) -> Sidecar:
     catalogue = Catalogue(registry)
     PipelineMetrics(catalogue).unit_done(unit())
     EngineMetrics(catalogue, engine)
-    watchdog, breakers = FakeWatchdog(), FakeBreakers()
+    watchdog, breakers, references = FakeWatchdog(), FakeBreakers(), FakeReferences()
     loop_lag = LoopLagMonitor(catalogue)
     app = create_sidecar(
-        SidecarDeps(settings, engine, lookups, dead_letters, registry, loop_lag, lambda: degraded, watchdog, breakers)
+        SidecarDeps(settings, engine, lookups, dead_letters, registry, loop_lag, lambda: degraded, watchdog, breakers, references)
     )
-    return Sidecar(app, client_of(app), engine, lookups, dead_letters, degraded, watchdog, breakers)
+    return Sidecar(app, client_of(app), engine, lookups, dead_letters, degraded, watchdog, breakers, references)
 
 
 @pytest.fixture(scope="session")
@@ -186,7 +203,7 @@ def shared_sidecar() -> Sidecar:
 async def sidecar(shared_sidecar: Sidecar) -> AsyncIterator[Sidecar]:
     """On loopback, as by default. Its fakes are as new; only its HTTP metrics are not."""
     one = shared_sidecar
-    for fake in (one.engine, one.lookups, one.dead_letters, one.watchdog, one.breakers):
+    for fake in (one.engine, one.lookups, one.dead_letters, one.watchdog, one.breakers, one.references):
         vars(fake).update(vars(type(fake)()))
     shared_sidecar.degraded.clear()
     async with client_of(shared_sidecar.app) as client:
