@@ -132,7 +132,11 @@ def test_a_part_that_comes_again_after_its_window_was_forgotten_does_not_bring_i
     parts = one.batch([(0, 5, "a")], 50)
     for upstream, told in ((0, parts), (1, []), (2, []), (0, parts)):
         sink.take(upstream, told, 50)
-    assert [(closed.name, closed.revision) for closed in sink.closed] == [("long", 0), ("short", 0)]
+    assert [(closed.name, closed.start_ms, closed.revision) for closed in sink.closed] == [
+        ("long", -10, 0),
+        ("long", 0, 0),
+        ("short", 0, 0),
+    ]
 
 
 def test_a_late_event_corrects_the_sum_with_a_higher_revision() -> None:
