@@ -26,6 +26,7 @@ from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.domain.profiles import to_json
+from app.domain.sessions import live_session
 from app.domain.totals import totals_to_json
 from app.domain.windows import running_windows
 from app.engine import broken_connection
@@ -68,15 +69,17 @@ from app.telemetry.reference import ReferenceMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
 from app.topics import AGENTS, ITEM_ACTIVITY, dead_letters_of
-from tables.windows import WINDOWS
+from tables.windows import VIEWS, WINDOWS
 
 log = structlog.get_logger(__name__)
 
 #: How a lookup resource shows its values; others are shown as they are stored.
 PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {
     "users": to_json,
+    "sessions": live_session,
     "totals": totals_to_json,
-    **{spec.name: partial(running_windows, spec) for spec in WINDOWS if not spec.is_local},
+    "trending": lambda trending: trending,
+    **{VIEWS[spec.name].lookup or "": partial(running_windows, spec) for spec in WINDOWS if not spec.is_local},
 }
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from app.domain.trending import Trending
 from app.engine.api import View, struct_view
 
-trending: Final[View[Trending]] = struct_view("trending", b"t", Trending, lookup="trending")
+trending: Final[View[Trending]] = replace(struct_view("trending", b"t", Trending, lookup="trending"), lookup_keys="partition")
 
 
 def interest(results: Mapping[str, Any]) -> int:

@@ -65,6 +65,8 @@ WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
     WindowSpec("item_5m", 5 * MINUTE, hop_ms=MINUTE, also={"item_1m": MINUTE}, key=item_of, where=is_counted, aggregates=_ITEM),
     WindowSpec("event_5m", 5 * MINUTE, hop_ms=MINUTE, also={"event_1m": MINUTE}, key=event_of, is_local=True, aggregates=_EVENT),
 )
+#: The declaration that lookups of items show.
+ITEMS: Final = "item_5m"
 _SENT: Final = tuple(spec for spec in WINDOWS if not spec.is_local)
 #: By which keys activities are dealt out, by name.
 KEYS: Final[dict[str, KeyOf]] = {
@@ -74,9 +76,9 @@ KEYS: Final[dict[str, KeyOf]] = {
 
 def window_view(spec: WindowSpec[Activity]) -> View[KeyWindows]:
     """The stored windows of one declaration, by key; those of a local one are a partition's own and no lookup."""
-    lookup = None if spec.is_local else spec.name
+    lookup = None if spec.is_local else "items" if spec.name == ITEMS else spec.name
     view = struct_view(f"windows_{spec.name}", b"w%b/" % spec.name.encode(), KeyWindows, lookup)
-    return replace(view, decode=decode_windows, due_ms=attrgetter("due_ms"))
+    return replace(view, decode=decode_windows, due_ms=attrgetter("due_ms"), lookup_keys="plain")
 
 
 def parts_view(spec: WindowSpec[Activity]) -> View[KeyPartials]:

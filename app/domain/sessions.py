@@ -17,7 +17,7 @@ published a last time, with ``merged_into_ms``.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -117,6 +117,23 @@ def decode_sessions(raw: bytes) -> UserSessions:
     if state.version != VERSION:
         raise UnreadableSessionsError(state.version)
     return state
+
+
+def live_session(state: UserSessions) -> dict[str, Any] | None:
+    """The session that is open, or was last, as lookups show it; of one that is longer than a cell its latest part."""
+    if not state.parts:
+        return None
+    part = state.parts[-1]
+    return {
+        "start_ms": part.start_ms,
+        "last_ms": part.last_ms,
+        "events": part.events,
+        "entry_page": part.entry_page,
+        "exit_page": part.exit_page,
+        "is_converted": part.is_converted,
+        "orders": part.orders,
+        "revenue_micros": part.revenue,
+    }
 
 
 def closed_session(user_key: str, session_ms: int, revision: int, part: SessionPart, is_cut: bool) -> ClosedSession:

@@ -22,6 +22,7 @@ RESET_KEY = b"\0veltrix/reset"
 
 Header = tuple[str, bytes | None]
 Stage = Literal["decode", "validate", "dedupe", "enrich", "aggregate", "publish"]
+LookupKeys = Literal["user", "plain", "partition"]
 Disposition = Literal["invalid", "retries_exhausted", "transient_timeout", "late", "oversize", "shed", "parked"]
 
 
@@ -133,7 +134,8 @@ class LaneId(NamedTuple):
 class View(Generic[V]):
     """A typed part of an agent's one table: all keys under ``prefix``, values of one type.
 
-    Declared in ``tables/``. ``lookup`` names the REST resource that serves it from Redis, if any. ``due_ms`` says from
+    Declared in ``tables/``. ``lookup`` names the REST resource that serves it from Redis, if any, ``lookup_keys`` whose keys
+    it has: users', of topics partitioned by themselves, or the same ones in each partition. ``due_ms`` says from
     which watermark on a value has something to close: its keys can then be asked for by time (``BoundView.due``).
     """
 
@@ -143,6 +145,7 @@ class View(Generic[V]):
     decode: Callable[[bytes], V]
     lookup: str | None = None
     due_ms: Callable[[V], int] | None = None
+    lookup_keys: LookupKeys = "user"
 
     def raw_key(self, key: str) -> bytes:
         """The key as RocksDB, changelog and Redis hold it."""

@@ -5,11 +5,11 @@ Redis is a copy for reading: never truth (that is the changelog, then RocksDB), 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, Self
 
-from app.engine.api import View
+from app.engine.api import LookupKeys, View
 
 Source = Literal["redis", "table"]
 Reason = Literal["redis_down", "not_covered", "not_configured"]
@@ -52,6 +52,7 @@ class LookupView:
     resource: str
     prefix: bytes
     decode: Callable[[bytes], Any]
+    keys: LookupKeys = "user"
 
     @classmethod
     def of(cls, agent: str, view: View[Any], public: Callable[[Any], Any]) -> Self:
@@ -59,7 +60,7 @@ class LookupView:
         if view.lookup is None:
             raise ValueError(f"view {view.name} declares no lookup")
         decode = view.decode
-        return cls(agent, view.lookup, view.prefix, lambda raw: public(decode(raw)))
+        return cls(agent, view.lookup, view.prefix, lambda raw: public(decode(raw)), view.lookup_keys)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +83,8 @@ class LookupAnswer:
     """Nothing newer was written to this key up to this changelog offset of its partition"""
     covered_at_ms: int | None
     """When Redis was last known to be that far (epoch ms); None from the table"""
+    covered_source_offset: int = -1
+    """All source records of the partition up to this one are in the copy that answered; -1 when it cannot tell"""
 
 
 class LookupReader(Protocol):
@@ -93,5 +96,29 @@ class LookupReader(Protocol):
         Raises:
             UnknownLookup, InvalidLookupKey: the question is wrong.
             LookupUnavailable: it cannot be answered here and now.
+        """
+        ...
+
+    def keys_of(self, resource: str) -> LookupKeys:
+        """How this resource's keys are spelled.
+
+        Raises:
+            UnknownLookup: nobody declares it.
+        """
+        ...
+
+    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[LookupAnswer | LookupUnavailable | None]:
+        """Values of many (resource, key) in one round trip, in their order; what cannot be answered says why.
+
+        Raises:
+            UnknownLookup, InvalidLookupKey: one of the questions is wrong.
+        """
+        ...
+
+    async def read_partitions(self, resource: str, key: str) -> list[LookupAnswer | LookupUnavailable | None]:
+        """The value that each partition has of its own under ``key``, by number of the partition.
+
+        Raises:
+            UnknownLookup: the question is wrong.
         """
         ...

@@ -1,6 +1,6 @@
 """Names and layout of what Redis holds.
 
-    {app_id}:cover:{<agent>-<partition>}                     position, written at           (16 bytes)
+    {app_id}:cover:{<agent>-<partition>}                     position, written at, source   (24 bytes)
     {app_id}:lookup:{<agent>-<partition>}:<resource>:<key>   stamp, source offset, value    (16 bytes + raw value)
 
 Numbers are signed 8-byte big-endian. The braces are a Redis Cluster hash tag: all keys of a lane share a slot, so one
@@ -18,6 +18,7 @@ from app.engine.api import LaneId
 from app.lookups.api import LookupView
 
 _PAIR: Final = struct.Struct(">qq")
+_COVER: Final = struct.Struct(">qqq")
 STAMP_BYTES: Final = 8
 HEAD_BYTES: Final = _PAIR.size
 #: Cannot begin a position: as a number it would be beyond any offset.
@@ -25,21 +26,26 @@ _TOKEN: Final = b"rebuild:"
 
 
 class Cover(NamedTuple):
-    """Everything up to changelog offset ``position`` is in Redis, since ``written_ms`` (epoch ms)."""
+    """Everything up to changelog offset ``position`` is in Redis, since ``written_ms`` (epoch ms).
+
+    So is everything that came of source records up to ``source_offset``, -1 when that is not known.
+    """
 
     position: int
     written_ms: int
+    source_offset: int = -1
 
     def pack(self) -> bytes:
         """As Redis holds it."""
-        return _PAIR.pack(self.position, self.written_ms)
+        return _COVER.pack(*self)
 
 
 def unpack_cover(raw: bytes | None) -> Cover | None:
     """None when the lane is not covered: key absent, a rebuild under way, or not ours."""
     if raw is None or len(raw) < HEAD_BYTES or raw.startswith(_TOKEN):
         return None
-    return Cover(*_PAIR.unpack_from(raw))
+    # One in the middle of a write is longer, one of an earlier build shorter.
+    return Cover(*(_COVER.unpack(raw) if len(raw) == _COVER.size else _PAIR.unpack_from(raw)))
 
 
 def rebuild_token() -> bytes:

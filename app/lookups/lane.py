@@ -130,7 +130,7 @@ class FollowedLane:
 
 def flush_calls(lane: FollowedLane, taken: Pending, now_ms: int) -> tuple[list[Apply], bytes]:
     """The calls that write ``taken`` on top of the lane's cover, and the cover they leave."""
-    new = Cover(taken.stamp, now_ms).pack()
+    new = Cover(taken.stamp, now_ms, taken.source_offset).pack()
     return plan(lane.keys.cover, lane.cover, new, pack_head(taken.stamp, taken.source_offset), taken.writes), new
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
-from collections.abc import Callable, Iterable
-from typing import Final, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, NamedTuple, cast
 
 import msgspec
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.domain.routing import partition_of
-from app.engine.api import LaneId
+from app.engine.api import LaneId, LookupKeys
 from app.engine.status import EngineStatus
 from app.lookups.api import InvalidLookupKey, LookupAnswer, LookupUnavailable, LookupView, Reason, UnknownLookup
 from app.lookups.connect import redis_client
@@ -76,7 +76,7 @@ class RedisLookupReader:
         self.circuit = Circuit()
 
     async def read(self, resource: str, key: str) -> LookupAnswer | None:
-        """The value of ``key`` (``u:42`` or ``a:x``), None when there is no such key.
+        """The value of ``key``, None when there is no such key.
 
         A key that Redis does not have is looked for in the table if the partition is here, so a lane that is
         catching up never makes a known user unknown.
@@ -85,61 +85,97 @@ class RedisLookupReader:
             UnknownLookup, InvalidLookupKey: the question is wrong.
             LookupUnavailable: neither Redis nor a table here can tell.
         """
-        view = self._views.get(resource)
-        if view is None:
-            raise UnknownLookup(resource, sorted(self._views))
-        if len(key) < 3 or not key.startswith(IDENTITY_PREFIXES):
-            raise InvalidLookupKey(key)
-        lane = LaneId(view.agent, partition_of(key[2:].encode(errors="replace"), self._partitions))
-        raw_key = view.prefix + key.encode(errors="replace")
-        reason: Reason = "not_configured"
-        if self._client is not None:
-            reason = "redis_down"
-            answered = await self._ask_redis(self._client, lane, raw_key)
-            if answered is not None:
-                held, cover = answered
-                answer = None if held is None or cover is None else _from_redis(view, key, lane, held, cover)
-                if answer is not None:
-                    return answer
-                if cover is not None and held is None and not self._status.owns(lane):
-                    return None
-                reason = "not_covered"
-        return self._from_table(view, key, lane, raw_key, reason)
+        (answer,) = await self.read_many([(resource, key)])
+        if isinstance(answer, LookupUnavailable):
+            raise answer
+        return answer
+
+    def keys_of(self, resource: str) -> LookupKeys:
+        """See :class:`app.lookups.api.LookupReader`."""
+        return self._view(resource).keys
+
+    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[LookupAnswer | LookupUnavailable | None]:
+        """See :class:`app.lookups.api.LookupReader`."""
+        return await self._read([self._question(resource, key) for resource, key in questions])
+
+    async def read_partitions(self, resource: str, key: str) -> list[LookupAnswer | LookupUnavailable | None]:
+        """See :class:`app.lookups.api.LookupReader`."""
+        view, raw_key = self._view(resource), key.encode(errors="replace")
+        lanes = [LaneId(view.agent, partition) for partition in range(self._partitions)]
+        return await self._read([_Question(view, key, lane, view.prefix + raw_key) for lane in lanes])
 
     async def aclose(self) -> None:
         """Close Redis."""
         if self._client is not None:
             await self._client.aclose()
 
-    async def _ask_redis(self, client: Redis, lane: LaneId, raw_key: bytes) -> tuple[bytes | None, Cover | None] | None:
-        """Value and cover of one moment; None when Redis does not answer."""
+    def _view(self, resource: str) -> LookupView:
+        view = self._views.get(resource)
+        if view is None:
+            raise UnknownLookup(resource, sorted(self._views))
+        return view
+
+    def _question(self, resource: str, key: str) -> _Question:
+        view, routed = self._view(resource), key
+        if view.keys == "user":
+            if len(key) < 3 or not key.startswith(IDENTITY_PREFIXES):
+                raise InvalidLookupKey(key)
+            routed = key[2:]
+        lane = LaneId(view.agent, partition_of(routed.encode(errors="replace"), self._partitions))
+        return _Question(view, key, lane, view.prefix + key.encode(errors="replace"))
+
+    async def _read(self, questions: list[_Question]) -> list[LookupAnswer | LookupUnavailable | None]:
+        reason: Reason = "not_configured"
+        held: list[bytes | None] | None = None
+        if self._client is not None:
+            held, reason = await self._ask_redis(self._client, questions), "redis_down"
+        if held is None:
+            return [self._from_table(question, reason) for question in questions]
+        values, covers = held[: len(questions)], held[len(questions) :]
+        return [self._resolve(*found) for found in zip(questions, values, map(unpack_cover, covers), strict=True)]
+
+    def _resolve(self, question: _Question, held: bytes | None, cover: Cover | None) -> LookupAnswer | LookupUnavailable | None:
+        answer = None if held is None or cover is None else _from_redis(question, held, cover)
+        if answer is not None:
+            return answer
+        if cover is not None and held is None and not self._status.owns(question.lane):
+            return None
+        return self._from_table(question, "not_covered")
+
+    async def _ask_redis(self, client: Redis, questions: list[_Question]) -> list[bytes | None] | None:
+        """Values, then covers of their lanes, of one moment; None when Redis does not answer."""
         if not self.circuit.allows():
             return None
-        keys = self._keys.get(lane)
-        if keys is None:
-            keys = self._keys[lane] = LaneKeys(self._app_id, lane, self._views.values())
-        redis_key = keys.of(raw_key)
-        assert redis_key is not None, "the view of a lookup has its prefix"
+        keys = [self._keys_of(question.lane) for question in questions]
+        values = [of_lane.of(question.raw_key) or b"" for of_lane, question in zip(keys, questions, strict=True)]
         try:
             async with asyncio.timeout(self._timeout_s):
-                held, cover = cast("list[bytes | None]", await client.mget(redis_key, keys.cover))
+                held = cast("list[bytes | None]", await client.mget(*values, *(of_lane.cover for of_lane in keys)))
         except (RedisError, OSError):
             self.circuit.failed()
             return None
         self.circuit.answered()
-        return held, unpack_cover(cover)
+        return held
 
-    def _from_table(self, view: LookupView, key: str, lane: LaneId, raw_key: bytes, reason: Reason) -> LookupAnswer | None:
+    def _keys_of(self, lane: LaneId) -> LaneKeys:
+        keys = self._keys.get(lane)
+        if keys is None:
+            keys = self._keys[lane] = LaneKeys(self._app_id, lane, self._views.values())
+        return keys
+
+    def _from_table(self, question: _Question, reason: Reason) -> LookupAnswer | LookupUnavailable | None:
+        view, lane = question.view, question.lane
         try:
-            raw = self._status.read(lane, raw_key)
+            raw = self._status.read(lane, question.raw_key)
         except KeyError:
-            raise LookupUnavailable(reason, lane.partition) from None
+            return LookupUnavailable(reason, lane.partition)
         if raw is None:
             return None
-        offset = next((status.changelog_offset for status in self._status.lanes() if status.lane == lane), -1)
+        status = next((status for status in self._status.lanes() if status.lane == lane), None)
+        offset = -1 if status is None else status.changelog_offset
         return LookupAnswer(
             resource=view.resource,
-            key=key,
+            key=question.key,
             value=view.decode(raw),
             raw=raw,
             source="table",
@@ -148,11 +184,22 @@ class RedisLookupReader:
             source_offset=-1,
             covered_offset=offset,
             covered_at_ms=None,
+            covered_source_offset=-1 if status is None else status.next_offset - 1,
         )
 
 
-def _from_redis(view: LookupView, key: str, lane: LaneId, held: bytes, cover: Cover) -> LookupAnswer | None:
+class _Question(NamedTuple):
+    """A key of a lookup and where it lives."""
+
+    view: LookupView
+    key: str
+    lane: LaneId
+    raw_key: bytes
+
+
+def _from_redis(question: _Question, held: bytes, cover: Cover) -> LookupAnswer | None:
     """None when the entry cannot be read: written by another version, which the table may still answer."""
+    view = question.view
     try:
         stamp, source_offset, raw = unpack_value(held)
         value = view.decode(raw)
@@ -160,13 +207,14 @@ def _from_redis(view: LookupView, key: str, lane: LaneId, held: bytes, cover: Co
         return None
     return LookupAnswer(
         resource=view.resource,
-        key=key,
+        key=question.key,
         value=value,
         raw=raw,
         source="redis",
-        partition=lane.partition,
+        partition=question.lane.partition,
         changelog_offset=stamp,
         source_offset=source_offset,
         covered_offset=max(stamp, cover.position),
         covered_at_ms=cover.written_ms,
+        covered_source_offset=max(source_offset, cover.source_offset),
     )

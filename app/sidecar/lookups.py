@@ -1,34 +1,38 @@
-"""Hot reads: the newest known value of one key, with a stamp that says how fresh it is."""
+"""Hot reads: the newest known value of a key, with a stamp that says how fresh it is."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Header, Path, Query, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from app.lookups.api import InvalidLookupKey, LookupAnswer, LookupReader, LookupUnavailable, UnknownLookup
+from app.domain.trending import MOST, Trending, merge
+from app.lookups.api import LookupAnswer, LookupReader, LookupUnavailable, UnknownLookup
+from app.sidecar.lookup_answers import (
+    MOST_WAIT_MS,
+    Freshness,
+    etag,
+    freshness,
+    parse_min_offsets,
+    read_fresh,
+    refuse_unavailable,
+    respond,
+    unavailable,
+)
 from app.sidecar.problems import Problem
 
-#: What a state key starts with; an id without it is a user id.
-KEY_PREFIXES = ("u:", "a:")
+#: What a state key of a user starts with; an id without it is a user id.
+KEY_PREFIXES: Final = ("u:", "a:")
+MOST_IDS: Final = 500
 
-
-class Freshness(BaseModel):
-    """How fresh a value is. Offsets are of the changelog and the source of that partition."""
-
-    source: str
-    """`redis`, or `table` when Redis does not answer and this worker owns the partition"""
-    partition: int
-    changelog_offset: int
-    """The value is the key's newest as of here"""
-    source_offset: int | None
-    """The source record it comes from; null when unknown"""
-    covered_offset: int
-    """All changes of the partition up to here are in the copy that answered"""
-    covered_at_ms: int | None
-    """When that was written to Redis, epoch ms; null from the table"""
+KeyId = Annotated[str, Path(alias="id", max_length=1024)]
+IfNoneMatch = Annotated[str | None, Header()]
+MinOffset = Annotated[
+    list[str] | None, Query(description="`<partition>:<offset>` of a source record that the answer must contain", max_length=100)
+]
+WaitMs = Annotated[int, Query(ge=0, le=MOST_WAIT_MS, description="How long to wait for it before 409")]
 
 
 class LookupBody(BaseModel):
@@ -39,41 +43,136 @@ class LookupBody(BaseModel):
     freshness: Freshness
 
 
+class UsersRequest(BaseModel):
+    """Ids as in the path of a single look-up."""
+
+    ids: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field(
+        min_length=1, max_length=MOST_IDS, examples=[["42", "a:x"]]
+    )
+
+
 def lookups_router(reader: LookupReader) -> APIRouter:
-    """``/lookups/{resource}/{id}``."""
+    """``/lookups``."""
     router = APIRouter(prefix="/lookups", tags=["lookups"])
+    _add_users(router, reader)
+    _add_merged(router, reader)
 
     # No response model: validating what we just built would cost more than the read.
     @router.get("/{resource}/{id:path}", response_model=None, responses={200: {"model": LookupBody}})
-    async def lookup(resource: str, key_id: Annotated[str, Path(alias="id", max_length=1024)]) -> JSONResponse:
-        """`id` is `u:<userId>`, `a:<anonymousId>`, or a user id as it is. 503 when nobody here can tell."""
-        key = key_id if key_id.startswith(KEY_PREFIXES) else KEY_PREFIXES[0] + key_id
-        answer = await _read(reader, resource, key)
-        if answer is None:
-            raise Problem(404, "unknown-key", f"No {resource} has the key {key}.", {"key": key})
-        return JSONResponse({"key": answer.key, "value": answer.value, "freshness": _freshness(answer)})
+    async def lookup(
+        resource: str,
+        key_id: KeyId,
+        if_none_match: IfNoneMatch = None,
+        min_offset: MinOffset = None,
+        wait_ms: WaitMs = MOST_WAIT_MS,
+    ) -> Response:
+        """A resource of an agent, such as `items`: `id` is a product id; of users, `u:<userId>`, `a:<anonymousId>` or a user id."""
+        key = key_of(reader, resource, key_id)
+        (found,) = await read_fresh(reader, [(resource, key)], parse_min_offsets(min_offset or ()), wait_ms)
+        answer = _known(refuse_unavailable(found), resource, key)
+        return respond(_body(answer), etag([answer]), if_none_match)
 
     return router
 
 
-async def _read(reader: LookupReader, resource: str, key: str) -> LookupAnswer | None:
+def _add_users(router: APIRouter, reader: LookupReader) -> None:
+    @router.get("/users/{id:path}", response_model=None, responses={200: {"model": LookupBody}})
+    async def user(
+        key_id: KeyId,
+        if_none_match: IfNoneMatch = None,
+        min_offset: MinOffset = None,
+        wait_ms: WaitMs = MOST_WAIT_MS,
+    ) -> Response:
+        """A user's profile, and the session that is open. `id` is `u:<userId>`, `a:<anonymousId>`, or a user id. 503 when nobody here can tell."""
+        key = user_key(key_id)
+        found, session = await read_fresh(reader, [("users", key), ("sessions", key)], parse_min_offsets(min_offset or ()), wait_ms)
+        answer = _known(refuse_unavailable(found), "users", key)
+        body = _body(answer)
+        body["value"] = body["value"] | {"session": session.value if isinstance(session, LookupAnswer) else None}
+        return respond(body, etag([answer, session]), if_none_match)
+
+    @router.post("/users:batch", response_model=None)
+    async def users(request: UsersRequest, min_offset: MinOffset = None, wait_ms: WaitMs = MOST_WAIT_MS) -> Response:
+        """Up to 500 profiles in one round trip, in the order of the ids; who is unknown, and whom nobody here can tell of."""
+        keys = [user_key(key_id) for key_id in request.ids]
+        answers = await read_fresh(reader, [("users", key) for key in keys], parse_min_offsets(min_offset or ()), wait_ms)
+        asked = list(zip(keys, answers, strict=True))
+        return JSONResponse({
+            "users": [_body(answer) for _, answer in asked if isinstance(answer, LookupAnswer)],
+            "unknown": [key for key, answer in asked if answer is None],
+            "unavailable": [key for key, answer in asked if isinstance(answer, LookupUnavailable)],
+        })  # fmt: skip
+
+
+def _add_merged(router: APIRouter, reader: LookupReader) -> None:
+    @router.get("/trending", response_model=None)
+    async def trending(
+        window: Annotated[str, Query(max_length=64, description="Name of a window declaration; `5m` is `item_5m`")] = "5m",
+        limit: Annotated[int, Query(ge=1, le=MOST)] = 20,
+    ) -> Response:
+        """The items that lead in the newest closed windows, of all partitions together."""
+        name = window if "_" in window else f"item_{window}"
+        parts, missing = await _of_all(reader, "trending", name)
+        top = merge([part for part in parts if isinstance(part, Trending)], limit)
+        is_known = bool(parts)
+        return JSONResponse({
+            "window": name,
+            "start_ms": top.start_ms if is_known else None,
+            "end_ms": top.end_ms if is_known else None,
+            "items": [{"key": key, "score": score} for key, score in top.leaders],
+            "partial": bool(missing),
+            "missing_partitions": missing,
+        })  # fmt: skip
+
+    @router.get("/totals", response_model=None)
+    async def totals() -> Response:
+        """Unique valid events by name since the first one, of all partitions together."""
+        parts, missing = await _of_all(reader, "totals", "all")
+        names: dict[str, int] = {}
+        for part in parts:
+            for name, count in part.items():
+                names[name] = names.get(name, 0) + count
+        return JSONResponse({"totals": dict(sorted(names.items())), "partial": bool(missing), "missing_partitions": missing})
+
+
+async def _of_all(reader: LookupReader, resource: str, key: str) -> tuple[list[Any], list[int]]:
+    """Values of those partitions that have one, and the numbers of those that nobody can tell of.
+
+    Raises:
+        Problem: nobody can tell of any.
+    """
     try:
-        return await reader.read(resource, key)
+        answers = await reader.read_partitions(resource, key)
     except UnknownLookup as exc:
         raise Problem(404, "unknown-lookup", str(exc)) from exc
-    except InvalidLookupKey as exc:
-        raise Problem(422, "invalid-request", str(exc)) from exc
-    except LookupUnavailable as exc:
-        extra = {"reason": exc.reason, "partition": exc.partition}
-        raise Problem(503, "lookup-unavailable", str(exc), extra, {"retry-after": "1"}) from exc
+    refusals = [answer for answer in answers if isinstance(answer, LookupUnavailable)]
+    if len(refusals) == len(answers):
+        raise unavailable(refusals)
+    return [answer.value for answer in answers if isinstance(answer, LookupAnswer)], [each.partition for each in refusals]
 
 
-def _freshness(answer: LookupAnswer) -> dict[str, Any]:
-    return {
-        "source": answer.source,
-        "partition": answer.partition,
-        "changelog_offset": answer.changelog_offset,
-        "source_offset": answer.source_offset if answer.source_offset >= 0 else None,
-        "covered_offset": answer.covered_offset,
-        "covered_at_ms": answer.covered_at_ms,
-    }
+def key_of(reader: LookupReader, resource: str, key_id: str) -> str:
+    """The key of an id of this resource.
+
+    Raises:
+        Problem: 404, nobody declares this resource.
+    """
+    try:
+        return user_key(key_id) if reader.keys_of(resource) == "user" else key_id
+    except UnknownLookup as exc:
+        raise Problem(404, "unknown-lookup", str(exc)) from exc
+
+
+def user_key(key_id: str) -> str:
+    """An id without a kind is a user id."""
+    return key_id if key_id.startswith(KEY_PREFIXES) else KEY_PREFIXES[0] + key_id
+
+
+def _known(answer: LookupAnswer | None, resource: str, key: str) -> LookupAnswer:
+    if answer is None:
+        raise Problem(404, "unknown-key", f"No {resource} has the key {key}.", {"key": key})
+    return answer
+
+
+def _body(answer: LookupAnswer) -> dict[str, Any]:
+    return {"key": answer.key, "value": answer.value, "freshness": freshness(answer)}

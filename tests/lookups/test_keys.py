@@ -28,7 +28,11 @@ def test_keys_of_other_views_and_other_agents_are_not_followed() -> None:
 
 @given(OFFSETS, st.integers(0, 2**42))
 def test_a_cover_survives_its_bytes(position: int, written_ms: int) -> None:
-    assert unpack_cover(Cover(position, written_ms).pack()) == (position, written_ms)
+    assert unpack_cover(Cover(position, written_ms, 77).pack()) == (position, written_ms, 77)
+
+
+def test_a_cover_of_an_earlier_build_is_read_without_a_source_offset() -> None:
+    assert unpack_cover(struct.pack(">qq", 5, 9)) == (5, 9, -1)
 
 
 @given(OFFSETS, st.integers(1, 5))

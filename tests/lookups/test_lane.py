@@ -76,7 +76,7 @@ def test_a_flush_writes_on_the_held_cover_and_leaves_one_with_its_time(lane: Fol
     (call,), cover = flush_calls(lane, lane.take(), 77)
 
     assert (call.expected, call.new) == (Cover(-1, 5).pack(), cover)
-    assert unpack_cover(cover) == (3, 77)
+    assert unpack_cover(cover) == (3, 77, 100)
     assert (call.keys, call.values) == ([U1], [b"a"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,10 @@ from prometheus_client import CollectorRegistry
 
 from app.dead_letters.api import DeadLetterRecord, Filters, Page, QueueSummary
 from app.dead_letters.headers import Attempt
-from app.engine.api import LaneId
+from app.engine.api import LaneId, LookupKeys
 from app.engine.status import BreakerStatus
 from app.enrichment.api import UnknownReference
-from app.lookups.api import LookupAnswer
+from app.lookups.api import LookupAnswer, LookupUnavailable, UnknownLookup
 from app.settings import Settings, load_settings
 from app.sidecar.app import create_sidecar
 from app.sidecar.deps import SidecarDeps
@@ -35,11 +35,31 @@ class FakeLookups:
     asked: list[tuple[str, str]] = field(default_factory=list)
     failure: Exception | None = None
 
+    partitions: dict[tuple[str, str], list[LookupAnswer | LookupUnavailable | None]] = field(default_factory=dict)
+    plain: tuple[str, ...] = ("items",)
+
     async def read(self, resource: str, key: str) -> LookupAnswer | None:
-        self.asked.append((resource, key))
+        (answer,) = await self.read_many([(resource, key)])
+        assert not isinstance(answer, LookupUnavailable)
+        return answer
+
+    def keys_of(self, resource: str) -> LookupKeys:
+        if isinstance(self.failure, UnknownLookup):
+            raise self.failure
+        return "plain" if resource in self.plain else "user"
+
+    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[LookupAnswer | LookupUnavailable | None]:
+        self.asked += [question for question in questions if question[0] != "sessions"]
+        if isinstance(self.failure, LookupUnavailable):
+            return [self.failure] * len(questions)
         if self.failure is not None:
             raise self.failure
-        return self.answers.get((resource, key))
+        return [self.answers.get(question) for question in questions]
+
+    async def read_partitions(self, resource: str, key: str) -> list[LookupAnswer | LookupUnavailable | None]:
+        if self.failure is not None:
+            raise self.failure
+        return self.partitions[resource, key]
 
 
 @dataclass
