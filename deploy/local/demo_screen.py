@@ -142,6 +142,7 @@ def _speed(snapshot: Snapshot) -> Table:
     table.add_row("RocksDB", number(snapshot.state_keys), "keys")
     table.add_row("Redis lookups", redis_state(snapshot.workers), "")
     table.add_row("sessions", number(waiting(snapshot.workers, "user_sessions")), "open")
+    table.add_row("trending", ", ".join(snapshot.trending) or "[dim]when the first windows close[/]", "")
     hits, queries, keys = reference_hits(snapshot.workers)
     if keys:
         table.add_row("reference data", f"{hits:.1%}", f"from memory; {queries:,} queries for {keys:,} rows")

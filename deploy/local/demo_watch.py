@@ -12,6 +12,7 @@ from deploy.local.demo_state import WorkerRef
 from deploy.local.worker_process import http_get
 
 WINDOW_S = 5.0
+LEADERS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,8 @@ class Snapshot:
     lag: int
     state_keys: int
     workers: Sequence[WorkerView]
+    trending: Sequence[str] = ()
+    """the leading items of the newest closed windows"""
 
 
 class Watch:
@@ -69,6 +72,7 @@ class Watch:
             lag=sum(view.reading.lag for view in views),
             state_keys=sum(view.reading.state_keys for view in views),
             workers=views,
+            trending=_trending(workers),
         )
 
     def _ask(self, ref: WorkerRef) -> Reading:
@@ -89,3 +93,15 @@ class Watch:
         while len(self._history) > 2 and self._history[1][0] <= seconds - WINDOW_S:
             self._history.popleft()
         return self._history[0]
+
+
+def _trending(workers: Sequence[WorkerRef]) -> list[str]:
+    """As the first worker that answers says it: it asks Redis for all partitions."""
+    for ref in workers:
+        try:
+            status, body = http_get(ref.port, f"/api/v1/lookups/trending?limit={LEADERS}")
+        except OSError:
+            continue
+        if status == 200:
+            return [item["key"] for item in json.loads(body)["items"]]
+    return []

@@ -36,6 +36,9 @@ class FakeSidecar:
         zero = {"agent": "process_interactions", "duplicates": 0, "dead_lettered": 0, "residue": self.residue}
         return json.dumps({"lanes": [zero | {"partition": p, "consumed": n, "emitted": n} for p, n in self.partitions.items()]})
 
+    def trending(self) -> str:
+        return json.dumps({"items": [{"key": "p000001", "score": 3}]})
+
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
@@ -44,7 +47,8 @@ class FakeSidecar:
 def _handler(sidecar: FakeSidecar) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            body = sidecar.metrics() if self.path == "/metrics" else sidecar.ledger()
+            answers = {"/metrics": sidecar.metrics, "/api/v1/ledger": sidecar.ledger}
+            body = answers.get(self.path, sidecar.trending)()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body.encode())
