@@ -6,6 +6,7 @@ per batch. A record that is refused changes no state: its id is not remembered, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from agents.registry import registry
@@ -103,6 +104,8 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
         work.is_clock_moved |= work.clock.idle(batch.idle_ms)
     _close_sessions(batch.state, work, effects)
     _close_windows(batch.state, work, effects)
+    if work.late:
+        _set_aside(batch.records, work, effects)
     _send_activities(batch.state, work, effects)
     _forget_users(batch, work)
     _write(batch.state, batch.context, work)
@@ -124,6 +127,8 @@ class _Work:
     counted: list[tuple[WindowSpec[Activity], dict[str, list[Timed]]]]
     """activities for local windows, by declaration, then by key"""
     names: list[NameCode] = field(default_factory=list)
+    late: set[int] = field(default_factory=set)
+    """offsets of records that are to be parked because they came too late for something"""
     is_clock_moved: bool = False
 
 
@@ -182,14 +187,14 @@ def _fold(work: _Work, record: Record, interaction: Interaction, joined: Joined,
     watermark_ms = work.clock.watermark.observe(interaction.time_ms, received_ms)
     work.is_clock_moved = True
     if rules.has_sessions or rules.has_windows:
-        _derive(work, record, interaction, watermark_ms, effects)
+        _derive(work, record, interaction, watermark_ms)
     event = interaction.event
     reference = b"" if joined is NOTHING else joined.member(event.user_id, interaction.items)
     output = enrich(value, sequence, record.timestamp, event.has_veltrix, reference)
     effects.emit(record, Output(ENRICHED, record.key, output))
 
 
-def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms: int, effects: Effects) -> None:
+def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms: int) -> None:
     """What a unique event is to its user's session and to windows."""
     user_key, event = interaction.user_key, session_event(interaction, record.value or b"")
     work.names.append(event.name)
@@ -201,7 +206,7 @@ def _derive(work: _Work, record: Record, interaction: Interaction, watermark_ms:
                 if key is not None:
                     by_key.setdefault(key, []).append((activity, event.time_ms, watermark_ms))
     if work.rules.has_sessions and work.sessions.add(user_key, event, watermark_ms) is LatePolicy.DEAD_LETTER:
-        effects.set_aside(record, Failure("aggregate", "late", "later than allowed_lateness_ms for sessions", "late"))
+        work.late.add(record.offset)
 
 
 def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
@@ -218,10 +223,18 @@ def _close_sessions(state: State, work: _Work, effects: Effects) -> None:
 def _close_windows(state: State, work: _Work, effects: Effects) -> None:
     """Count for local windows; those that are over by now go to the partition of their key."""
     for spec, by_key in work.counted:
-        fold, _ = fold_windows(state, spec, by_key, work.clock.watermark_ms)
+        fold, too_late = fold_windows(state, spec, by_key, work.clock.watermark_ms)
         for closed in fold.closed:
             work.router.add_part(Part.of(closed))
         effects.late(spec.name, fold.late)
+        if spec.late is LatePolicy.DEAD_LETTER:
+            work.late.update(activity.offset for activity in too_late)
+
+
+def _set_aside(records: Iterable[Record], work: _Work, effects: Effects) -> None:
+    """Park a copy of what came too late for a session or a window, if that is the policy; the event itself has passed."""
+    for record in [record for record in records if record.offset in work.late]:
+        effects.set_aside(record, Failure("aggregate", "late", "later than allowed_lateness_ms for a session or window", "late"))
 
 
 def _send_activities(state: State, work: _Work, effects: Effects) -> None:

@@ -330,7 +330,10 @@ def test_a_dry_run_changes_nothing(used: Settings, cli: Cli) -> None:
     assert state(used) == before
     assert plan["dry_run"]
     assert sum(row["end"] - row["target"] for row in plan["source"]) == 400
-    assert plan["changelog_records"] == {changelog_of(used.app_id, "process_interactions"): 100}
+    assert plan["changelog_records"] == {
+        changelog_of(used.app_id, "process_interactions"): 100,
+        changelog_of(used.app_id, "aggregate_items"): 0,
+    }
     assert plan["redis_keys"] == 1501
 
 

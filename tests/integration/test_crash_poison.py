@@ -11,7 +11,7 @@ import pytest
 
 from app.cli.clickstream import Click
 from app.settings import Settings
-from app.topics import INTERACTIONS, dead_letters_of
+from app.topics import AGENTS, INTERACTIONS, dead_letters_of
 from deploy.local.worker_process import WorkerProcess
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
@@ -53,7 +53,9 @@ def test_a_crash_loop_ends_with_the_guilty_record_parked(
     assert truth.ledger(one)["residue"] == 0
     _assert_letter(settings)
     assert one.terminate() == 0
-    assert [path.suffix for path in (tmp_path / "disk" / "data" / "crashes").iterdir()] == [".note"] * settings.partitions
+    assert [path.suffix for path in (tmp_path / "disk" / "data" / "crashes").iterdir()] == [".note"] * settings.partitions * len(
+        AGENTS
+    )
 
 
 def _survives(one: WorkerProcess, count: int) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, cast
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.errors import KafkaError
 from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.structs import OffsetAndMetadata
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType  # type: ignore[attr-defined]
 
 from app.engine.api import LaneId
@@ -123,7 +124,7 @@ class Worker:
             interval_s=0.0,
             new_producer=self.tap.producer,
             is_member=self._is_member,
-            committed=self.committed,
+            committed=self.commits,
             dead_letter=dead_letter,
             observer=self.observer,
         )
@@ -131,6 +132,11 @@ class Worker:
 
     async def _is_member(self) -> bool:
         return self.member
+
+    async def commits(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, OffsetAndMetadata]:
+        wanted = list(tps)
+        found = await self.consumer._coordinator.fetch_committed_offsets(wanted)
+        return {tp: found.get(tp, OffsetAndMetadata(-1, "")) for tp in wanted}
 
     async def committed(self, tps: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
         """The group's offsets."""
