@@ -59,9 +59,9 @@ def degraded(worker: WorkerProcess) -> list[str]:
 
 
 def metric(worker: WorkerProcess, name: str) -> float:
-    """The first sample of ``name``."""
+    """The largest sample of ``name``: that of the source's lane, where there are lanes."""
     lines = worker.get("/metrics")[1].decode().splitlines()
-    return float(next(line for line in lines if line.startswith((f"{name} ", f"{name}{{"))).rpartition(" ")[2])
+    return max(float(line.rpartition(" ")[2]) for line in lines if line.startswith((f"{name} ", f"{name}{{")))
 
 
 # -- breaker ------------------------------------------------------------------------------------------
