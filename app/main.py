@@ -84,12 +84,12 @@ PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {
 
 
 def import_agents() -> frozenset[str]:
-    """Import every file under ``agents/``; returns the names that must each be an agent of that file.
+    """Import every file under ``agents/``; returns the names that must each be an agent of that file (not ``_helpers``).
 
     Done when this module is imported, while Faust's command line has the current directory on the import path, and
     in plain sight: an import error stops the worker, where Faust's autodiscovery would leave an agent out silently.
     """
-    names = {module.name for module in pkgutil.iter_modules(agents.__path__)}
+    names = {module.name for module in pkgutil.iter_modules(agents.__path__) if not module.name.startswith("_")}
     for name in names:
         importlib.import_module(f"agents.{name}")
     return frozenset(names - {"registry"})
