@@ -14,7 +14,7 @@ Only the start raises to an operator; a lookup never does because a service is d
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 Row = Mapping[str, Any]
@@ -72,6 +72,12 @@ class Known:
     """Where this answer came from"""
     is_stale: bool = False
     """Past its ttl, within the bounds for stale answers"""
+    part: bytes = field(init=False, repr=False, compare=False)
+    """What an event is joined with: the row, as of when, and what is the matter with it; made once, joined many times"""
+
+    def __post_init__(self) -> None:
+        flags = (b"" if self.found else b',"found":false') + (b',"stale":true' if self.is_stale else b"")
+        object.__setattr__(self, "part", b'{"as_of":%d%b,"row":%b}' % (self.as_of_ms, flags, self.raw))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,30 +16,28 @@ from typing import Final
 
 import msgspec
 
-from app.enrichment.api import Answer, Known
+from app.enrichment.api import Answer, Known, Unavailable
 from app.enrichment.cache import ReferenceCache
 from app.enrichment.declaration import ReferenceTable, load_declaration
 from app.settings import Settings
 
 _encode: Final = msgspec.json.Encoder().encode
-_NOT_FOUND: Final = {True: b"", False: b',"found":false'}
-_STALE: Final = {False: b"", True: b',"stale":true'}
 
 
 class TableAnswers:
     """What one table says of the keys of a batch."""
 
-    __slots__ = ("name", "parts", "retry")
+    __slots__ = ("head", "parts", "retry")
 
     def __init__(self, table: ReferenceTable, answers: Mapping[str, Answer]) -> None:
-        default = _encode(table.default_row)
-        self.name = _encode(table.name)
+        #: ``"name":``
+        self.head = _encode(table.name) + b":"
         #: JSON by key.
-        self.parts = {key: _part(answer, default) for key, answer in answers.items()}
+        self.parts = {key: answer.part if isinstance(answer, Known) else _without(answer, table) for key, answer in answers.items()}
         #: Keys whose events are to wait, with the reason.
         self.retry: dict[str, str] = {}
         if table.policy == "retry":
-            self.retry = {key: answer.reason for key, answer in answers.items() if not isinstance(answer, Known)}
+            self.retry = {key: answer.reason for key, answer in answers.items() if isinstance(answer, Unavailable)}
 
 
 @dataclass(slots=True)
@@ -51,12 +49,9 @@ class Joined:
 
     def member(self, user_id: str | None, items: tuple[str, ...]) -> bytes:
         """What one event gets: a JSON member with a comma before it; nothing when no table is about it."""
-        parts = [b"%b:%b" % (table.name, table.parts[user_id]) for table in self.by_user if user_id in table.parts]
+        parts = [table.head + table.parts[user_id] for table in self.by_user if user_id in table.parts]
         if items:
-            distinct = dict.fromkeys(items)
-            for table in self.by_item:
-                rows = [b"%b:%b" % (_encode(item), table.parts[item]) for item in distinct if item in table.parts]
-                parts.append(b"%b:{%b}" % (table.name, b",".join(rows)))
+            parts += [table.head + _rows(table.parts, items) for table in self.by_item]
         return b',"reference":{%b}' % b",".join(parts) if parts else b""
 
     def unavailable(self, user_id: str | None, items: tuple[str, ...]) -> str | None:
@@ -67,6 +62,17 @@ class Joined:
                     if key in table.retry:
                         return table.retry[key]
         return None
+
+
+def _rows(parts: Mapping[str, bytes], items: tuple[str, ...]) -> bytes:
+    if len(items) == 1:
+        (item,) = items
+        return b"{%b:%b}" % (_encode(item), parts[item])
+    return b"{%b}" % b",".join([b"%b:%b" % (_encode(item), parts[item]) for item in dict.fromkeys(items)])
+
+
+def _without(answer: Unavailable, table: ReferenceTable) -> bytes:
+    return b'{"unavailable":"%b","row":%b}' % (answer.reason.encode(), _encode(table.default_row))
 
 
 #: Of a worker that joins nothing.
@@ -111,10 +117,3 @@ async def _answers(cache: ReferenceCache, table: ReferenceTable, keys: list[str]
     if missing:
         found |= await cache.get_many(table.name, missing)
     return found
-
-
-def _part(answer: Answer, default: bytes) -> bytes:
-    if isinstance(answer, Known):
-        flags = _NOT_FOUND[answer.found] + _STALE[answer.is_stale]
-        return b'{"as_of":%d%b,"row":%b}' % (answer.as_of_ms, flags, answer.raw)
-    return b'{"unavailable":"%b","row":%b}' % (answer.reason.encode(), default)
