@@ -187,7 +187,7 @@ class Worker(_Process):
     name = "worker"
 
     def __init__(self, services: Services, setup: Setup) -> None:
-        self._port = free_ports(1)[0]
+        self.port = self._port = free_ports(1)[0]
         faust = str(Path(sys.executable).parent / "faust")
         super().__init__(services, setup, [faust, "-A", "app.main", "worker"], {"sidecar_port": str(self._port)})
         self.output = ENRICHED
