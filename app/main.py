@@ -22,6 +22,7 @@ from mode.types import ServiceT
 from prometheus_client import CollectorRegistry
 
 import agents
+from agents.process_interactions import Rules
 from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
@@ -115,14 +116,15 @@ def build(settings: Settings) -> EngineApp:
     stream_app.engine = new_engine(settings, declarations, delivery, metrics, follower or NoListener())
     stream_app.fatal = stream_app.engine.fatal
     stream_app.bind(declarations, settings.partitions)
-    assert_complete(stream_app, declarations, AGENT_FILES - {agent.name for agent in registry} | {a.name for a in declarations})
+    switched_off = {agent.name for agent in registry} - {agent.name for agent in declarations}
+    assert_complete(stream_app, declarations, AGENT_FILES - switched_off)
     loop_lag = LoopLagMonitor(catalogue)
     EngineMetrics(catalogue, status)
     WatchMetrics(catalogue, status, watchdog, fence)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     if follower is not None:
         LookupMetrics(catalogue, follower)
-    joiner = cast("Joiner | None", getattr(stream_app.engine.contexts.get("process_interactions"), "reference", None))
+    joiner = cast("Rules", stream_app.engine.contexts["process_interactions"]).reference
 
     def services() -> list[ServiceT]:
         lookups = RedisLookupReader(settings, status, views)

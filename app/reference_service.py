@@ -92,12 +92,12 @@ class ReferenceService(Service):
         since_ms = time.time_ns() // 1_000_000 - _memory_ms(self._joiner.tables.values())
         while not self.should_stop:
             try:
-                since_ms = await self._follow_from(since_ms)
+                await self._follow_from(since_ms)
             except (KafkaError, KafkaConnectError, OSError) as exc:
                 log.warning("reference_changes_not_read", reason=str(exc))
                 await asyncio.sleep(RETRY_S)
 
-    async def _follow_from(self, since_ms: int) -> int:
+    async def _follow_from(self, since_ms: int) -> None:
         consumer = AIOKafkaConsumer(
             **client_options(self._settings, client_id=f"{self._settings.app_id}-reference-changes"),
             group_id=None,
@@ -112,7 +112,6 @@ class ReferenceService(Service):
                     await self._apply(records)
         finally:
             await consumer.stop()
-        return since_ms
 
     async def _apply(self, records: Iterable[Any]) -> None:
         changed: dict[str, list[str]] = {}

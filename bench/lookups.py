@@ -17,7 +17,7 @@ from contextlib import asynccontextmanager, contextmanager
 from itertools import count
 from typing import Final
 
-from app.topics import INTERACTIONS, Topic, all_topics
+from app.topics import all_topics
 from bench.histogram import histogram_of, summarise
 from bench.procfs import cpu_seconds
 from bench.services import ROOT, Services, Setup, Worker, local_services
@@ -35,7 +35,7 @@ APP = "bench-lookups"
 def stream(services: Services, setup: Setup) -> Iterator[Worker]:
     """A worker that is ready, under traffic."""
     worker = Worker(services, setup)
-    services.kafka.recreate([*worker.topics(services), *_source(services, setup)])
+    services.kafka.recreate(all_topics(setup.settings(services)))
     environment = {f"VELTRIX_{name.upper()}": value for name, value in setup.variables(services).items()}
     argv = [sys.executable, "-m", "app.cli.main", "generate", "--rate", str(EVENTS), "--duration", "600", "--users", str(USERS)]
     sender = ManagedProcess(
@@ -48,10 +48,6 @@ def stream(services: Services, setup: Setup) -> Iterator[Worker]:
             yield worker
         finally:
             sender.kill()
-
-
-def _source(services: Services, setup: Setup) -> list[Topic]:
-    return [topic for topic in all_topics(setup.settings(services)) if topic.name == INTERACTIONS]
 
 
 class Client:

@@ -187,9 +187,9 @@ class Worker(_Process):
     name = "worker"
 
     def __init__(self, services: Services, setup: Setup) -> None:
-        self.port = self._port = free_ports(1)[0]
+        self.port = free_ports(1)[0]
         faust = str(Path(sys.executable).parent / "faust")
-        super().__init__(services, setup, [faust, "-A", "app.main", "worker"], {"sidecar_port": str(self._port)})
+        super().__init__(services, setup, [faust, "-A", "app.main", "worker"], {"sidecar_port": str(self.port)})
         self.output = ENRICHED
         self.changelog = changelog_of(setup.app_id, WORKER_AGENT)
         self.dead_letters = dead_letters_of(setup.app_id, setup.source)
@@ -206,7 +206,7 @@ class Worker(_Process):
         return Restored(records, records / rate if rate else 0.0)
 
     def _get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(LOOPBACK, self._port, timeout=2)
+        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=2)
         try:
             connection.request("GET", path, headers={"Accept": "text/plain"})
             answer = connection.getresponse()

@@ -99,7 +99,10 @@ class Effects:
         self.dropped += 1
 
     def publish(self, *outputs: Output) -> None:
-        """Publish what the batch as a whole brought about (a window closed), beside what its records did."""
+        """Publish what the batch as a whole brought about (a window closed), beside what its records did.
+
+        Their header ``veltrix-source`` names the last record; what tells repetitions apart must be in key and value.
+        """
         self.published += outputs
 
     def set_aside(self, record: Record, failure: Failure) -> None:
@@ -206,7 +209,7 @@ class State(Protocol):
 class Batch(Protocol[C]):
     """What an agent's body is called with. ``context`` is what the declaration's ``setup(settings)`` returned.
 
-    An agent that was declared with ``ticks`` is also called without records, about once a second while nothing comes.
+    An agent that was declared with ``ticks`` is also called without records, about twice a second while nothing comes.
     """
 
     lane: LaneId

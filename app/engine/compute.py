@@ -177,7 +177,8 @@ class Computer:
         except DamagedState:
             raise
         except Exception as exc:
-            self._state.is_due_left = self._state.tell_fewer(stage) and isinstance(exc, TooLarge)
+            self._state.discard(stage)
+            self._state.is_due_left = isinstance(exc, TooLarge) and self._state.tell_fewer(stage)
             log.exception("tick_failed", lane=str(self._lane))
             return []
         if not writes and not effects.published:
@@ -198,10 +199,10 @@ class Computer:
         except DamagedState:
             raise  # no event is to blame: the lane ends the process
         except (Exception, SystemExit) as exc:  # noqa: BLE001 - whatever the agent's code raises is one dead letter, not a dead worker
+            self._state.discard(stage)
             if isinstance(exc, TooLarge) and self._state.tell_fewer(stage):
                 await self._run(records, units)
             else:
-                self._state.discard(stage)
                 await self._isolate(records, exc, units)
             return
         self._state.accept(stage, writes)

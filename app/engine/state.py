@@ -110,10 +110,10 @@ class LaneState:
         self._give_back(stage)
 
     def tell_fewer(self, stage: Stage) -> bool:
-        """A run has done too much at once; whether another one, with fewer keys that are due, can do less."""
-        self.discard(stage)
+        """A discarded run has done too much at once; whether another one, with fewer keys that are due, can do less."""
         can_do_less = len(stage.told) > 0 and self.most_due > 1
-        self.most_due = max(1, self.most_due // 4)
+        if can_do_less:
+            self.most_due = max(1, self.most_due // 4)
         return can_do_less
 
     def _give_back(self, stage: Stage) -> None:

@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 
 from app.domain.routing import partition_of
 from app.engine.api import LaneId, LookupKeys
-from app.engine.status import EngineStatus
+from app.engine.status import EngineStatus, LaneStatus
 from app.lookups.api import InvalidLookupKey, LookupAnswer, LookupUnavailable, LookupView, Reason, UnknownLookup
 from app.lookups.connect import redis_client
 from app.lookups.keys import Cover, LaneKeys, unpack_cover, unpack_value
@@ -125,37 +125,40 @@ class RedisLookupReader:
         return _Question(view, key, lane, view.prefix + key.encode(errors="replace"))
 
     async def _read(self, questions: list[_Question]) -> list[LookupAnswer | LookupUnavailable | None]:
-        reason: Reason = "not_configured"
-        held: list[bytes | None] | None = None
-        if self._client is not None:
-            held, reason = await self._ask_redis(self._client, questions), "redis_down"
+        if self._client is None:
+            return self._from_tables(questions, "not_configured")
+        held = await self._ask_redis(self._client, questions)
         if held is None:
-            return [self._from_table(question, reason) for question in questions]
-        values, covers = held[: len(questions)], held[len(questions) :]
-        return [self._resolve(*found) for found in zip(questions, values, map(unpack_cover, covers), strict=True)]
+            return self._from_tables(questions, "redis_down")
+        values, covers = held
+        answers: list[LookupAnswer | LookupUnavailable | None] = []
+        left = []
+        for number, (question, value) in enumerate(zip(questions, values, strict=True)):
+            cover = covers[question.lane]
+            answers.append(None if value is None or cover is None else _from_redis(question, value, cover))
+            is_absent = value is None and cover is not None and not self._status.owns(question.lane)
+            if answers[-1] is None and not is_absent:
+                left.append(number)
+        for number, answer in zip(left, self._from_tables([questions[number] for number in left], "not_covered"), strict=True):
+            answers[number] = answer
+        return answers
 
-    def _resolve(self, question: _Question, held: bytes | None, cover: Cover | None) -> LookupAnswer | LookupUnavailable | None:
-        answer = None if held is None or cover is None else _from_redis(question, held, cover)
-        if answer is not None:
-            return answer
-        if cover is not None and held is None and not self._status.owns(question.lane):
-            return None
-        return self._from_table(question, "not_covered")
-
-    async def _ask_redis(self, client: Redis, questions: list[_Question]) -> list[bytes | None] | None:
-        """Values, then covers of their lanes, of one moment; None when Redis does not answer."""
+    async def _ask_redis(
+        self, client: Redis, questions: list[_Question]
+    ) -> tuple[list[bytes | None], dict[LaneId, Cover | None]] | None:
+        """Values, and the covers of their lanes, of one moment; None when Redis does not answer."""
         if not self.circuit.allows():
             return None
-        keys = [self._keys_of(question.lane) for question in questions]
-        values = [of_lane.of(question.raw_key) or b"" for of_lane, question in zip(keys, questions, strict=True)]
+        lanes = {question.lane: self._keys_of(question.lane) for question in questions}
+        values = [lanes[question.lane].of(question.raw_key) or b"" for question in questions]
         try:
             async with asyncio.timeout(self._timeout_s):
-                held = cast("list[bytes | None]", await client.mget(*values, *(of_lane.cover for of_lane in keys)))
+                held = cast("list[bytes | None]", await client.mget(*values, *(keys.cover for keys in lanes.values())))
         except (RedisError, OSError):
             self.circuit.failed()
             return None
         self.circuit.answered()
-        return held
+        return held[: len(values)], dict(zip(lanes, map(unpack_cover, held[len(values) :]), strict=True))
 
     def _keys_of(self, lane: LaneId) -> LaneKeys:
         keys = self._keys.get(lane)
@@ -163,7 +166,14 @@ class RedisLookupReader:
             keys = self._keys[lane] = LaneKeys(self._app_id, lane, self._views.values())
         return keys
 
-    def _from_table(self, question: _Question, reason: Reason) -> LookupAnswer | LookupUnavailable | None:
+    def _from_tables(self, questions: list[_Question], reason: Reason) -> list[LookupAnswer | LookupUnavailable | None]:
+        """Of the lanes that run here. All lanes are looked at once, however many questions there are."""
+        statuses = {status.lane: status for status in self._status.lanes()} if questions else {}
+        return [self._from_table(question, reason, statuses.get(question.lane)) for question in questions]
+
+    def _from_table(
+        self, question: _Question, reason: Reason, status: LaneStatus | None
+    ) -> LookupAnswer | LookupUnavailable | None:
         view, lane = question.view, question.lane
         try:
             raw = self._status.read(lane, question.raw_key)
@@ -171,7 +181,6 @@ class RedisLookupReader:
             return LookupUnavailable(reason, lane.partition)
         if raw is None:
             return None
-        status = next((status for status in self._status.lanes() if status.lane == lane), None)
         offset = -1 if status is None else status.changelog_offset
         return LookupAnswer(
             resource=view.resource,

@@ -94,6 +94,7 @@ def test_a_run_that_did_too_much_is_told_fewer_keys_and_later_more_again(
     put(state, **{f"k{n}": n for n in range(20)})
     stage = state.stage()
     assert len(stage.view(DUES).due(50)) == 8
+    state.discard(stage)
     assert state.tell_fewer(stage)
     assert [len(told(state, 50)) for _ in range(4)] == [2, 4, 8, 6]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,15 +15,22 @@ from deploy.local.redis import LocalRedis
 from tests.enrichment.world import World
 
 
-@pytest.fixture(scope="session")
-def postgres() -> Iterator[LocalPostgres]:
-    """One PostgreSQL for the run. Not under pytest's own directory: that is closed to the user whom root becomes."""
+@contextmanager
+def own_postgres() -> Iterator[LocalPostgres]:
+    """A PostgreSQL. Not under pytest's own directory: that is closed to the user whom root becomes."""
     folder = Path(tempfile.mkdtemp(prefix="veltrix-pg-"))
     try:
         with LocalPostgres(folder) as server:
             yield server
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[LocalPostgres]:
+    """One PostgreSQL for the run. Do not stop it."""
+    with own_postgres() as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +22,7 @@ from app.topics import ENRICHED, REFERENCE_CHANGES
 from deploy.local.postgres import LocalPostgres
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
+from tests.enrichment.conftest import own_postgres
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
 
@@ -35,12 +34,8 @@ ON: dict[str, Any] = {"enrichment_enabled": True, "sessions_enabled": False, "wi
 @pytest.fixture
 def postgres() -> Iterator[LocalPostgres]:
     """One of this test's own: it is stopped and started."""
-    folder = Path(tempfile.mkdtemp(prefix="veltrix-pg-"))
-    try:
-        with LocalPostgres(folder) as server:
-            yield server
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with own_postgres() as server:
+        yield server
 
 
 def filled(settings: Settings) -> Settings:
