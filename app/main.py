@@ -7,29 +7,21 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
-import pkgutil
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, cast
 
-import msgspec
 import structlog
 import uvloop
 from aiokafka import AIOKafkaProducer
 from mode.types import ServiceT
 from prometheus_client import CollectorRegistry
 
-import agents
 from agents.process_interactions import Rules
 from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
-from app.domain.profiles import to_json
-from app.domain.sessions import live_session
-from app.domain.totals import totals_to_json
-from app.domain.windows import running_windows
+from app.declared import AGENT_FILES, lookup_views, wanted
 from app.engine import broken_connection
 from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
@@ -50,53 +42,28 @@ from app.engine.worker import Background, BootChecks, Closing, worker_class
 from app.enrichment.api import ReferenceConfigError
 from app.enrichment.join import Joiner
 from app.kafka_clients import KafkaConnectError, transactional_producer
-from app.lookups.api import LookupView
 from app.lookups.reader import RedisLookupReader
 from app.lookups.writer import LookupWriter
 from app.reference_service import ReferenceService
 from app.settings import Settings, SettingsError, load_settings
-from app.sidecar.app import create_sidecar
+from app.sidecar.app import allowed_hosts, create_sidecar
 from app.sidecar.deps import SidecarDeps
+from app.sidecar.hot_lookups import HotLookups
 from app.sidecar.references import NoReferences
 from app.sidecar.server import SidecarBindError
 from app.sidecar.service import SidecarService
 from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import BuildInfo, EngineMetrics
 from app.telemetry.logs import configure_logging, logging_config
-from app.telemetry.lookups import LookupMetrics
+from app.telemetry.lookups import LookupMetrics, LookupReads
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.reference import ReferenceMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
-from app.topics import AGENTS, ITEM_ACTIVITY, dead_letters_of
-from tables.windows import VIEWS, WINDOWS
+from app.topics import AGENTS, dead_letters_of
 
 log = structlog.get_logger(__name__)
-
-#: How a lookup resource shows its values; others are shown as they are stored.
-PUBLIC: Final[dict[str, Callable[[Any], Any]]] = {
-    "users": to_json,
-    "sessions": live_session,
-    "totals": totals_to_json,
-    "trending": lambda trending: trending,
-    **{VIEWS[spec.name].lookup or "": partial(running_windows, spec) for spec in WINDOWS if not spec.is_local},
-}
-
-
-def import_agents() -> frozenset[str]:
-    """Import every file under ``agents/``; returns the names that must each be an agent of that file (not ``_helpers``).
-
-    Done when this module is imported, while Faust's command line has the current directory on the import path, and
-    in plain sight: an import error stops the worker, where Faust's autodiscovery would leave an agent out silently.
-    """
-    names = {module.name for module in pkgutil.iter_modules(agents.__path__) if not module.name.startswith("_")}
-    for name in names:
-        importlib.import_module(f"agents.{name}")
-    return frozenset(names - {"registry"})
-
-
-AGENT_FILES: Final = import_agents()
 
 
 def build(settings: Settings) -> EngineApp:
@@ -127,7 +94,7 @@ def build(settings: Settings) -> EngineApp:
     joiner = cast("Rules", stream_app.engine.contexts["process_interactions"]).reference
 
     def services() -> list[ServiceT]:
-        lookups = RedisLookupReader(settings, status, views)
+        lookups = RedisLookupReader(settings, status, views, observe=LookupReads(catalogue).observe)
         letters = DeadLetterReader(settings, [dead_letters_of(settings.app_id, agent.source) for agent in declarations])
         breakers, references = stream_app.engine.breakers, None
         if joiner is not None:
@@ -140,7 +107,9 @@ def build(settings: Settings) -> EngineApp:
         return [
             BootChecks(settings, lambda: boot_problems(settings, stream_app)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
-            Sidecar(create_sidecar(deps), settings.sidecar_host, settings.sidecar_port),
+            Sidecar(
+                HotLookups(create_sidecar(deps), lookups, allowed_hosts(settings)), settings.sidecar_host, settings.sidecar_port
+            ),
             *([references] if references else []),
             Background(loop_lag.run),
             Background(
@@ -154,11 +123,6 @@ def build(settings: Settings) -> EngineApp:
 
     stream_app.conf.Worker = cast("Any", worker_class(services))
     return stream_app
-
-
-def wanted(settings: Settings) -> tuple[AgentDeclaration, ...]:
-    """The agents that run: all but those that the settings switch off."""
-    return tuple(agent for agent in registry if settings.windows_enabled or agent.source != ITEM_ACTIVITY)
 
 
 class Sidecar(SidecarService):
@@ -216,16 +180,6 @@ def new_delivery(
             check_alive=check_alive,
         )
     )
-
-
-def lookup_views(declarations: Sequence[AgentDeclaration]) -> list[LookupView]:
-    """Every view that a table declares as a lookup."""
-    return [
-        LookupView.of(agent.name, view, PUBLIC.get(view.lookup, msgspec.to_builtins))
-        for agent in declarations
-        for view in agent.views
-        if view.lookup is not None
-    ]
 
 
 def producer_of(stream_app: EngineApp) -> AIOKafkaProducer:

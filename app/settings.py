@@ -153,6 +153,7 @@ class Settings(BaseSettings):
     redis_password: SecretStr = SecretStr("")
     redis_ssl_ca_file: Path | None = None
     redis_timeout_ms: int = Field(250, ge=10, description="For one call of the sidecar")
+    redis_gather_ms: float = Field(1, ge=0, le=50, description="Lookups that come within this time share one call; more saves CPU")
     redis_queue_units: int = Field(64, ge=1, description="Units waiting for Redis per partition; more: catch up from the changelog")
 
     # -- reference data (enrichment) --------------------------------------------------------------
@@ -174,6 +175,7 @@ class Settings(BaseSettings):
     # -- sidecar ----------------------------------------------------------------------------------
     sidecar_host: str = Field("127.0.0.1", description="Loopback unless told otherwise")
     sidecar_port: int = Field(8080, ge=0, le=65535)
+    serve_port: int = Field(8090, ge=0, le=65535, description="Of `veltrix serve`, on the same host as a sidecar would be")
     sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
 
     # -- logs -------------------------------------------------------------------------------------

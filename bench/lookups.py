@@ -1,8 +1,8 @@
 """What lookups cost a worker that is busy, and its stream: ``python -m bench.lookups``.
 
-One worker with everything on, events at 1,000/s; then, at the same time, requests for users at 1,000/s: open loop, send
-times fixed in advance, latency from the intended send time, on connections that stay open. CPU is the worker's, from
-/proc; the stream's latency is the worker's own histogram (record's timestamp to output acknowledged).
+One worker with everything on, events at 1,000/s; then, at the same time, requests for users at 1,000/s, of `veltrix serve` and of
+the worker itself: open loop, send times fixed in advance, latency from the intended send time, on connections that stay open.
+CPU is read from /proc; the stream's latency is the worker's own histogram (record's timestamp to output acknowledged).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Final
 from app.topics import all_topics
 from bench.histogram import histogram_of, summarise
 from bench.procfs import cpu_seconds
-from bench.services import ROOT, Services, Setup, Worker, local_services
+from bench.services import ROOT, Serve, Services, Setup, Worker, local_services
 from deploy.local.demo_metrics import Buckets, quantile_ms, read_metrics, since
 from deploy.local.ports import LOOPBACK
 from deploy.local.process import Command, ManagedProcess
@@ -102,18 +102,20 @@ async def ask(port: int) -> tuple[list[int], dict[int, int]]:
     return latencies, client.statuses
 
 
-def phase(worker: Worker, port: int, with_requests: bool) -> dict[str, object]:
-    """One stretch of the run."""
-    before, latency = cpu_seconds(worker.pid), _latency(port)
-    found: dict[str, object] = {"requests_per_second": RATE if with_requests else 0}
-    if with_requests:
-        latencies, statuses = asyncio.run(ask(port))
+def phase(worker: Worker, asked: Worker | Serve | None) -> dict[str, object]:
+    """One stretch of the run; ``asked``: who gets the requests, if there are any."""
+    subject = asked or worker
+    before, latency, asked_before = cpu_seconds(worker.pid), _latency(worker.port), cpu_seconds(subject.pid)
+    found: dict[str, object] = {"asked": asked.name if asked else "", "requests_per_second": RATE if asked else 0}
+    if asked:
+        latencies, statuses = asyncio.run(ask(asked.port))
         total = summarise(histogram_of(latencies))
         found |= {"request_p50_ms": total.p50_ms, "request_p99_ms": total.p99_ms, "answers": statuses}
     else:
         time.sleep(SECONDS)
-    recent = since(_latency(port), latency)
+    recent = since(_latency(worker.port), latency)
     return found | {
+        "asked_cores": round((cpu_seconds(subject.pid) - asked_before) / SECONDS, 3) if asked else 0.0,
         "worker_cores": round((cpu_seconds(worker.pid) - before) / SECONDS, 3),
         "stream_p50_ms": quantile_ms(recent, 0.5),
         "stream_p99_ms": quantile_ms(recent, 0.99),
@@ -125,14 +127,13 @@ def _latency(port: int) -> Buckets:
 
 
 def main() -> None:
-    """Without, with, without requests; one JSON line each, then what a request costs."""
-    with local_services() as services, stream(services, Setup(APP, 10, redis=True)) as worker:
+    """Nobody asked, ``veltrix serve`` asked, nobody, the worker asked, nobody; one JSON line each."""
+    setup = Setup(APP, 10, redis=True)
+    with local_services() as services, stream(services, setup) as worker, Serve(services, setup) as serve:
+        serve.wait_ready()
         time.sleep(WARM_S)
-        rows = [phase(worker, worker.port, with_requests) for with_requests in (False, True, False)]
-    for row in rows:
-        print(json.dumps(row), flush=True)
-    first, asked, last = (float(str(row["worker_cores"])) for row in rows)
-    print(json.dumps({"cpu_ms_per_request": round((asked - (first + last) / 2) * 1000 / RATE, 3)}))
+        for asked in (None, serve, None, worker, None):
+            print(json.dumps(phase(worker, asked)), flush=True)
 
 
 if __name__ == "__main__":

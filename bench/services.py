@@ -154,8 +154,8 @@ class _Process:
         variables = setup.variables(services) | dict(extra)
         clean = {name: value for name, value in os.environ.items() if not name.startswith("VELTRIX_")}
         env = clean | {f"VELTRIX_{name.upper()}": value for name, value in variables.items()}
-        self._out = services.folder / f"{setup.app_id}.out"
-        log = services.folder / f"{setup.app_id}.log"
+        self._out = services.folder / f"{setup.app_id}-{self.name}.out"
+        log = self._out.with_suffix(".log")
         self._process = ManagedProcess(Command(self.name, argv, log, cwd=ROOT, env=env, stdout=self._out))
 
     @property
@@ -198,23 +198,31 @@ class Worker(_Process):
         return [topic for topic in all_topics(self.setup.settings(services)) if topic.name != INTERACTIONS]
 
     def wait_ready(self) -> None:
-        self._process.wait_until(lambda: self._get("/readyz")[0] == 200, START_S)
+        self._process.wait_until(lambda: _get(self.port, "/readyz")[0] == 200, START_S)
 
     def restored(self) -> Restored:
-        samples = metrics(self._get("/metrics")[1].decode())
+        samples = metrics(_get(self.port, "/metrics")[1].decode())
         records, rate = int(samples["veltrix_recovery_restored_records_total"]), samples["veltrix_recovery_records_per_second"]
         return Restored(records, records / rate if rate else 0.0)
 
-    def _get(self, path: str) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(LOOPBACK, self.port, timeout=2)
-        try:
-            connection.request("GET", path, headers={"Accept": "text/plain"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
-        except OSError:
-            return 0, b""
-        finally:
-            connection.close()
+
+class Serve(_Process):
+    """``veltrix serve`` for the worker of the same ``setup``."""
+
+    name = "serve"
+
+    def __init__(self, services: Services, setup: Setup) -> None:
+        self.port = free_ports(1)[0]
+        veltrix = str(Path(sys.executable).parent / "veltrix")
+        super().__init__(services, setup, [veltrix, "serve"], {"serve_port": str(self.port)})
+
+    def wait_ready(self) -> None:
+        """Return when it reads Redis.
+
+        Raises:
+            ProcessError: it ended or took too long.
+        """
+        self._process.wait_until(lambda: _get(self.port, "/readyz")[0] == 200, START_S)
 
 
 class HandLoop(_Process):
@@ -246,6 +254,19 @@ class HandLoop(_Process):
 
     def restored(self) -> Restored:
         return msgspec.json.decode(self._out.read_bytes().splitlines()[0], type=Restored)
+
+
+def _get(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body; status 0 while nobody answers."""
+    connection = http.client.HTTPConnection(LOOPBACK, port, timeout=2)
+    try:
+        connection.request("GET", path, headers={"Accept": "text/plain"})
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    except OSError:
+        return 0, b""
+    finally:
+        connection.close()
 
 
 def metrics(text: str) -> dict[str, float]:

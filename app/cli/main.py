@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+import sys
 import time
 from dataclasses import asdict
 from typing import Annotated
@@ -147,6 +149,14 @@ def doctor(as_json: Json = False) -> None:
         examining.show(console.stdout(), checks)
     if not examining.is_sound(checks):
         raise typer.Exit(1)
+
+
+@app.command()
+def serve() -> None:
+    """Answer hot lookups over HTTP, from Redis, beside the workers (VELTRIX_SERVE_PORT). Run as many as needed; SIGTERM stops one."""
+    console.settings()
+    # What the agents declare is beyond the reach of this package: the process becomes the one that knows it.
+    os.execv(sys.executable, [sys.executable, "-m", "app.serve"])  # noqa: S606
 
 
 @app.command()

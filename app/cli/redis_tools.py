@@ -7,9 +7,9 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 from redis.asyncio import Redis
-from redis.exceptions import AuthenticationError, RedisError
+from redis.exceptions import RedisError
 
-from app.lookups.connect import redis_client
+from app.lookups.connect import advice, redis_client
 from app.settings import Settings
 
 TIMEOUT_S: Final = 5.0
@@ -39,10 +39,8 @@ async def open_redis(settings: Settings) -> AsyncIterator[Redis]:
     try:
         await client.time()
         yield client
-    except AuthenticationError as exc:
-        raise RedisUnavailable(f"{_address(settings)}: {exc}; check VELTRIX_REDIS_USERNAME and VELTRIX_REDIS_PASSWORD") from exc
     except (RedisError, OSError) as exc:
-        raise RedisUnavailable(f"{_address(settings)}: {exc}; start Redis or check VELTRIX_REDIS_URL") from exc
+        raise RedisUnavailable(f"{_address(settings)}: {advice(exc)}") from exc
     finally:
         await client.aclose()
 

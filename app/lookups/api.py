@@ -87,6 +87,10 @@ class LookupAnswer:
     """All source records of the partition up to this one are in the copy that answered; -1 when it cannot tell"""
 
 
+Found = LookupAnswer | LookupUnavailable | None
+"""What a read comes to; None: there is no such key"""
+
+
 class LookupReader(Protocol):
     """Reading hot lookups: what the sidecar needs."""
 
@@ -107,7 +111,7 @@ class LookupReader(Protocol):
         """
         ...
 
-    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[LookupAnswer | LookupUnavailable | None]:
+    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[Found]:
         """Values of many (resource, key) in one round trip, in their order; what cannot be answered says why.
 
         Raises:
@@ -115,7 +119,7 @@ class LookupReader(Protocol):
         """
         ...
 
-    async def read_partitions(self, resource: str, key: str) -> list[LookupAnswer | LookupUnavailable | None]:
+    async def read_partitions(self, resource: str, key: str) -> list[Found]:
         """The value that each partition has of its own under ``key``, by number of the partition.
 
         Raises:

@@ -7,6 +7,7 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import AuthenticationError, NoPermissionError
 
 from app.settings import Settings
 
@@ -37,3 +38,12 @@ def redis_client(settings: Settings, role: str, timeout_s: float, connections: i
     if settings.redis_url.startswith("rediss://") and settings.redis_ssl_ca_file is not None:
         options["ssl_ca_certs"] = str(settings.redis_ssl_ca_file)
     return Redis.from_url(settings.redis_url, **options)
+
+
+def advice(exc: Exception) -> str:
+    """What Redis said, and what to check."""
+    if isinstance(exc, NoPermissionError):
+        return f"{exc}; give its ACL user the rights that docs/runbooks/redis.md lists"
+    if isinstance(exc, AuthenticationError):
+        return f"{exc}; check VELTRIX_REDIS_USERNAME and VELTRIX_REDIS_PASSWORD"
+    return f"{str(exc) or type(exc).__name__}; start Redis or check VELTRIX_REDIS_URL"

@@ -2,55 +2,51 @@
 
 from __future__ import annotations
 
-import asyncio
 import struct
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple, Protocol
 
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from app.domain.routing import partition_of
 from app.engine.api import LaneId, LookupKeys
-from app.engine.status import EngineStatus, LaneStatus
-from app.lookups.api import InvalidLookupKey, LookupAnswer, LookupUnavailable, LookupView, Reason, UnknownLookup
+from app.engine.status import LaneStatus
+from app.lookups.api import Found, InvalidLookupKey, LookupAnswer, LookupUnavailable, LookupView, Reason, UnknownLookup
 from app.lookups.connect import redis_client
+from app.lookups.gathered import GatheredReads
 from app.lookups.keys import Cover, LaneKeys, unpack_cover, unpack_value
 from app.settings import Settings
 
 CONNECTIONS: Final = 32
-FIRST_PAUSE_S: Final = 0.5
-LAST_PAUSE_S: Final = 5.0
 IDENTITY_PREFIXES: Final = ("u:", "a:")
 
 
-class Circuit:
-    """After a failure Redis is not asked for a while, so that an outage does not cost its timeout in every call."""
+class Tables(Protocol):
+    """Tables in this process, where there are any. ``EngineStatus`` fits."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._pause_s = FIRST_PAUSE_S
-        self._closed_at = 0.0
+    def lanes(self) -> list[LaneStatus]: ...
 
-    def allows(self) -> bool:
-        """Whether to ask. When a pause is over one caller probes; the others wait for its result."""
-        now = self._clock()
-        if now < self._closed_at:
-            return False
-        if self._pause_s > FIRST_PAUSE_S:
-            self._closed_at = now + FIRST_PAUSE_S
-        return True
+    def owns(self, lane: LaneId) -> bool: ...
 
-    def failed(self) -> None:
-        """It did not answer: leave it alone, longer each time."""
-        self._closed_at = self._clock() + self._pause_s
-        self._pause_s = min(LAST_PAUSE_S, self._pause_s * 2)
+    def read(self, lane: LaneId, raw_key: bytes) -> bytes | None: ...
 
-    def answered(self) -> None:
-        """It works."""
-        self._pause_s, self._closed_at = FIRST_PAUSE_S, 0.0
+
+class NoTables:
+    """A process that only reads Redis."""
+
+    def lanes(self) -> list[LaneStatus]:
+        """See :class:`app.engine.status.EngineStatus`."""
+        return []
+
+    def owns(self, lane: LaneId) -> bool:
+        """See :class:`app.engine.status.EngineStatus`."""
+        return False
+
+    def read(self, lane: LaneId, raw_key: bytes) -> bytes | None:
+        """See :class:`app.engine.status.EngineStatus`."""
+        raise KeyError(lane)
 
 
 class RedisLookupReader:
@@ -58,22 +54,30 @@ class RedisLookupReader:
 
     Args:
         settings: Redis, application id and number of partitions.
-        status: the engine, for lanes of this worker.
+        tables: the engine, for lanes of this worker.
         views: what is served, and how a raw value becomes public.
         client: Redis, for tests.
+        observe: told the seconds and the answers of each read.
     """
 
-    def __init__(self, settings: Settings, status: EngineStatus, views: Iterable[LookupView], client: Redis | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tables: Tables,
+        views: Iterable[LookupView],
+        client: Redis | None = None,
+        observe: Callable[[float, Sequence[Found]], None] = lambda seconds, found: None,
+    ) -> None:
+        self._observe = observe
         self._app_id = settings.app_id
         self._partitions = settings.partitions
-        self._status = status
+        self._tables = tables
         self._views = {view.resource: view for view in views}
         self._keys: dict[LaneId, LaneKeys] = {}
-        self._timeout_s = settings.redis_timeout_ms / 1000
-        self._client = client
+        timeout_s = settings.redis_timeout_ms / 1000
         if client is None and settings.redis_url:
-            self._client = redis_client(settings, "lookup-reader", self._timeout_s, CONNECTIONS)
-        self.circuit = Circuit()
+            client = redis_client(settings, "lookup-reader", timeout_s, CONNECTIONS)
+        self._redis = None if client is None else GatheredReads(client, timeout_s, settings.redis_gather_ms / 1000)
 
     async def read(self, resource: str, key: str) -> LookupAnswer | None:
         """The value of ``key``, None when there is no such key.
@@ -94,20 +98,30 @@ class RedisLookupReader:
         """See :class:`app.lookups.api.LookupReader`."""
         return self._view(resource).keys
 
-    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[LookupAnswer | LookupUnavailable | None]:
+    async def read_many(self, questions: Sequence[tuple[str, str]]) -> list[Found]:
         """See :class:`app.lookups.api.LookupReader`."""
         return await self._read([self._question(resource, key) for resource, key in questions])
 
-    async def read_partitions(self, resource: str, key: str) -> list[LookupAnswer | LookupUnavailable | None]:
+    async def read_partitions(self, resource: str, key: str) -> list[Found]:
         """See :class:`app.lookups.api.LookupReader`."""
         view, raw_key = self._view(resource), key.encode(errors="replace")
         lanes = [LaneId(view.agent, partition) for partition in range(self._partitions)]
-        return await self._read([_Question(view, key, lane, view.prefix + raw_key) for lane in lanes])
+        return await self._read([self._question_of(view, key, lane, view.prefix + raw_key) for lane in lanes])
 
     async def aclose(self) -> None:
         """Close Redis."""
-        if self._client is not None:
-            await self._client.aclose()
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    async def covers(self) -> dict[LaneId, Cover | None] | None:
+        """How far Redis has followed each lane, None where it covers nothing; None at all when it does not answer."""
+        lanes = [
+            LaneId(agent, number)
+            for agent in sorted({view.agent for view in self._views.values()})
+            for number in range(self._partitions)
+        ]
+        held = None if self._redis is None else await self._redis.get([self._keys_of(lane).cover for lane in lanes])
+        return None if held is None else {lane: unpack_cover(held[self._keys_of(lane).cover]) for lane in lanes}
 
     def _view(self, resource: str) -> LookupView:
         view = self._views.get(resource)
@@ -122,43 +136,35 @@ class RedisLookupReader:
                 raise InvalidLookupKey(key)
             routed = key[2:]
         lane = LaneId(view.agent, partition_of(routed.encode(errors="replace"), self._partitions))
-        return _Question(view, key, lane, view.prefix + key.encode(errors="replace"))
+        return self._question_of(view, key, lane, view.prefix + key.encode(errors="replace"))
 
-    async def _read(self, questions: list[_Question]) -> list[LookupAnswer | LookupUnavailable | None]:
-        if self._client is None:
+    def _question_of(self, view: LookupView, key: str, lane: LaneId, raw_key: bytes) -> _Question:
+        keys = self._keys_of(lane)
+        return _Question(view, key, lane, raw_key, keys.of(raw_key) or b"", keys.cover)
+
+    async def _read(self, questions: list[_Question]) -> list[Found]:
+        start = time.monotonic()
+        found = await self._find(questions)
+        self._observe(time.monotonic() - start, found)
+        return found
+
+    async def _find(self, questions: list[_Question]) -> list[Found]:
+        if self._redis is None:
             return self._from_tables(questions, "not_configured")
-        held = await self._ask_redis(self._client, questions)
+        held = await self._redis.get([key for question in questions for key in (question.redis_key, question.cover_key)])
         if held is None:
             return self._from_tables(questions, "redis_down")
-        values, covers = held
-        answers: list[LookupAnswer | LookupUnavailable | None] = []
+        answers: list[Found] = []
         left = []
-        for number, (question, value) in enumerate(zip(questions, values, strict=True)):
-            cover = covers[question.lane]
+        for number, question in enumerate(questions):
+            value, cover = held[question.redis_key], unpack_cover(held[question.cover_key])
             answers.append(None if value is None or cover is None else _from_redis(question, value, cover))
-            is_absent = value is None and cover is not None and not self._status.owns(question.lane)
+            is_absent = value is None and cover is not None and not self._tables.owns(question.lane)
             if answers[-1] is None and not is_absent:
                 left.append(number)
         for number, answer in zip(left, self._from_tables([questions[number] for number in left], "not_covered"), strict=True):
             answers[number] = answer
         return answers
-
-    async def _ask_redis(
-        self, client: Redis, questions: list[_Question]
-    ) -> tuple[list[bytes | None], dict[LaneId, Cover | None]] | None:
-        """Values, and the covers of their lanes, of one moment; None when Redis does not answer."""
-        if not self.circuit.allows():
-            return None
-        lanes = {question.lane: self._keys_of(question.lane) for question in questions}
-        values = [lanes[question.lane].of(question.raw_key) or b"" for question in questions]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                held = cast("list[bytes | None]", await client.mget(*values, *(keys.cover for keys in lanes.values())))
-        except (RedisError, OSError):
-            self.circuit.failed()
-            return None
-        self.circuit.answered()
-        return held[: len(values)], dict(zip(lanes, map(unpack_cover, held[len(values) :]), strict=True))
 
     def _keys_of(self, lane: LaneId) -> LaneKeys:
         keys = self._keys.get(lane)
@@ -166,17 +172,15 @@ class RedisLookupReader:
             keys = self._keys[lane] = LaneKeys(self._app_id, lane, self._views.values())
         return keys
 
-    def _from_tables(self, questions: list[_Question], reason: Reason) -> list[LookupAnswer | LookupUnavailable | None]:
+    def _from_tables(self, questions: list[_Question], reason: Reason) -> list[Found]:
         """Of the lanes that run here. All lanes are looked at once, however many questions there are."""
-        statuses = {status.lane: status for status in self._status.lanes()} if questions else {}
+        statuses = {status.lane: status for status in self._tables.lanes()} if questions else {}
         return [self._from_table(question, reason, statuses.get(question.lane)) for question in questions]
 
-    def _from_table(
-        self, question: _Question, reason: Reason, status: LaneStatus | None
-    ) -> LookupAnswer | LookupUnavailable | None:
+    def _from_table(self, question: _Question, reason: Reason, status: LaneStatus | None) -> Found:
         view, lane = question.view, question.lane
         try:
-            raw = self._status.read(lane, question.raw_key)
+            raw = self._tables.read(lane, question.raw_key)
         except KeyError:
             return LookupUnavailable(reason, lane.partition)
         if raw is None:
@@ -204,6 +208,8 @@ class _Question(NamedTuple):
     key: str
     lane: LaneId
     raw_key: bytes
+    redis_key: bytes
+    cover_key: bytes
 
 
 def _from_redis(question: _Question, held: bytes, cover: Cover) -> LookupAnswer | None:

@@ -22,7 +22,7 @@ from app.engine.api import LaneId
 from app.engine.status import LaneTable
 from app.lookups.api import LookupView
 from app.lookups.changelog import Changelog, KafkaChangelog
-from app.lookups.connect import redis_client
+from app.lookups.connect import advice, redis_client
 from app.lookups.keys import LaneKeys
 from app.lookups.lane import FollowedLane, LaneState, LookupCounters, flush_calls
 from app.lookups.script import MAX_KEYS_PER_SEND, LookupStore, RedisStore
@@ -239,9 +239,14 @@ class LookupWriter:
     def _failed(self, lanes: list[FollowedLane], exc: BaseException | None) -> None:
         self.counters.failures += 1
         if exc is not None and all(lane.state != "down" for lane in self._lanes.values()):
-            log.warning("lookups_cannot_reach_redis", error=repr(exc))  # once an outage; the stream goes on
+            log.warning("lookups_cannot_reach_redis", error=_said(exc))  # once an outage; the stream goes on
         for lane in lanes:
             lane.lose("down")
+
+
+def _said(exc: BaseException) -> str:
+    """Redis, or Kafka during a catch-up."""
+    return advice(exc) if isinstance(exc, (RedisError, OSError)) else repr(exc)
 
 
 def _groups(lanes: list[FollowedLane]) -> Iterable[list[FollowedLane]]:

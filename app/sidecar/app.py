@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, FastAPI
+from collections.abc import Mapping
 
-from app.settings import LOOPBACK
+from fastapi import APIRouter, FastAPI
+from prometheus_client import CollectorRegistry
+
+from app.settings import LOOPBACK, Settings
 from app.sidecar import problems
 from app.sidecar.breaker import breaker_router
 from app.sidecar.dead_letters import dead_letters_router
@@ -14,7 +17,7 @@ from app.sidecar.lanes import lanes_router
 from app.sidecar.ledger import ledger_router
 from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import measure_http, metrics_router
-from app.sidecar.middleware import HostCheck, Limits, SameOrigin, SecurityHeaders
+from app.sidecar.middleware import MAX_REQUESTS, HostCheck, Limits, SameOrigin, SecurityHeaders
 from app.sidecar.references import references_router
 from app.topics import INTERACTIONS, dead_letters_of
 
@@ -50,22 +53,33 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
         references_router(deps.references),
     ):
         sidecar.include_router(router, prefix="/api/v1")
-    sidecar.include_router(_index(settings.app_id, settings.app_version))
-    # The last one added is the outermost: headers on every answer, every refusal counted.
-    sidecar.add_middleware(Limits)
-    sidecar.add_middleware(SameOrigin)
-    if settings.sidecar_host in LOOPBACK and not settings.sidecar_allow_remote:
-        sidecar.add_middleware(HostCheck, allowed=frozenset(LOOPBACK))
-    measure_http(sidecar, deps.registry)
-    sidecar.add_middleware(SecurityHeaders)
+    sidecar.include_router(index_router(settings, LINKS))
+    protect(sidecar, settings, deps.registry)
     return sidecar
 
 
-def _index(app_id: str, version: str) -> APIRouter:
+def protect(app: FastAPI, settings: Settings, registry: CollectorRegistry, requests: int = MAX_REQUESTS) -> None:
+    """Limits, checks, measurements and headers around ``app``, which answers at most that many ``requests`` at a time."""
+    # The last one added is the outermost: headers on every answer, every refusal counted.
+    app.add_middleware(Limits, requests=requests)
+    app.add_middleware(SameOrigin)
+    if (hosts := allowed_hosts(settings)) is not None:
+        app.add_middleware(HostCheck, allowed=hosts)
+    measure_http(app, registry)
+    app.add_middleware(SecurityHeaders)
+
+
+def allowed_hosts(settings: Settings) -> frozenset[str] | None:
+    """Names by which a process on loopback may be called; None: any, something in front of it decides."""
+    return frozenset(LOOPBACK) if settings.sidecar_host in LOOPBACK and not settings.sidecar_allow_remote else None
+
+
+def index_router(settings: Settings, links: Mapping[str, str]) -> APIRouter:
+    """``/``: who this is and where things are."""
     router = APIRouter()
 
     @router.get("/", include_in_schema=False)
     async def index() -> dict[str, object]:
-        return {"service": app_id, "version": version, "links": LINKS}
+        return {"service": settings.app_id, "version": settings.app_version, "links": links}
 
     return router

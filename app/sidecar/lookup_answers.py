@@ -8,13 +8,15 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
+import orjson
 from fastapi import Response
-from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
-from app.lookups.api import InvalidLookupKey, LookupAnswer, LookupReader, LookupUnavailable, UnknownLookup
+from app.lookups.api import Found, InvalidLookupKey, LookupAnswer, LookupReader, LookupUnavailable, UnknownLookup
 from app.sidecar.problems import Problem
 
+#: What a state key of a user starts with; an id without it is a user id.
+KEY_PREFIXES: Final = ("u:", "a:")
 #: Between two looks while a caller waits for its own write, seconds.
 LOOK_S: Final = 0.02
 #: Longest wait for it, ms.
@@ -23,7 +25,6 @@ _MIN_OFFSET: Final = re.compile(r"(\d{1,4}):(\d{1,18})")
 
 Question = tuple[str, str]
 """Resource and key"""
-Found = LookupAnswer | LookupUnavailable | None
 
 
 class Freshness(BaseModel):
@@ -71,12 +72,29 @@ def etag(answers: Sequence[Found]) -> str:
     return f'"{"-".join(stamps)}"'
 
 
-def respond(body: Mapping[str, Any], tag: str, if_none_match: str | None) -> Response:
+def user_key(key_id: str) -> str:
+    """An id without a kind is a user id."""
+    return key_id if key_id.startswith(KEY_PREFIXES) else KEY_PREFIXES[0] + key_id
+
+
+def body_of(answer: LookupAnswer) -> dict[str, Any]:
+    """Members as of ``LookupBody``."""
+    return {"key": answer.key, "value": answer.value, "freshness": freshness(answer)}
+
+
+def user_body(user: LookupAnswer, session: Found) -> dict[str, Any]:
+    """A profile with the session that is open; null while nobody can tell of one."""
+    body = body_of(user)
+    body["value"] = body["value"] | {"session": session.value if isinstance(session, LookupAnswer) else None}
+    return body
+
+
+def respond(body: dict[str, Any], tag: str, if_none_match: str | None) -> Response:
     """The answer, or 304 when the caller has it."""
     known = {known.strip().removeprefix("W/") for known in (if_none_match or "").split(",")}
     if tag in known or "*" in known:
         return Response(status_code=304, headers={"etag": tag})
-    return JSONResponse(dict(body), headers={"etag": tag})
+    return Response(orjson.dumps(body), media_type="application/json", headers={"etag": tag})
 
 
 def parse_min_offsets(texts: Sequence[str]) -> dict[int, int]:

@@ -13,18 +13,18 @@ from app.lookups.api import LookupAnswer, LookupReader, LookupUnavailable, Unkno
 from app.sidecar.lookup_answers import (
     MOST_WAIT_MS,
     Freshness,
+    body_of,
     etag,
-    freshness,
     parse_min_offsets,
     read_fresh,
     refuse_unavailable,
     respond,
     unavailable,
+    user_body,
+    user_key,
 )
 from app.sidecar.problems import Problem
 
-#: What a state key of a user starts with; an id without it is a user id.
-KEY_PREFIXES: Final = ("u:", "a:")
 MOST_IDS: Final = 500
 
 KeyId = Annotated[str, Path(alias="id", max_length=1024)]
@@ -70,7 +70,7 @@ def lookups_router(reader: LookupReader) -> APIRouter:
         key = key_of(reader, resource, key_id)
         (found,) = await read_fresh(reader, [(resource, key)], parse_min_offsets(min_offset or ()), wait_ms)
         answer = _known(refuse_unavailable(found), resource, key)
-        return respond(_body(answer), etag([answer]), if_none_match)
+        return respond(body_of(answer), etag([answer]), if_none_match)
 
     return router
 
@@ -87,9 +87,7 @@ def _add_users(router: APIRouter, reader: LookupReader) -> None:
         key = user_key(key_id)
         found, session = await read_fresh(reader, [("users", key), ("sessions", key)], parse_min_offsets(min_offset or ()), wait_ms)
         answer = _known(refuse_unavailable(found), "users", key)
-        body = _body(answer)
-        body["value"] = body["value"] | {"session": session.value if isinstance(session, LookupAnswer) else None}
-        return respond(body, etag([answer, session]), if_none_match)
+        return respond(user_body(answer, session), etag([answer, session]), if_none_match)
 
     @router.post("/users:batch", response_model=None)
     async def users(request: UsersRequest, min_offset: MinOffset = None, wait_ms: WaitMs = MOST_WAIT_MS) -> Response:
@@ -98,7 +96,7 @@ def _add_users(router: APIRouter, reader: LookupReader) -> None:
         answers = await read_fresh(reader, [("users", key) for key in keys], parse_min_offsets(min_offset or ()), wait_ms)
         asked = list(zip(keys, answers, strict=True))
         return JSONResponse({
-            "users": [_body(answer) for _, answer in asked if isinstance(answer, LookupAnswer)],
+            "users": [body_of(answer) for _, answer in asked if isinstance(answer, LookupAnswer)],
             "unknown": [key for key, answer in asked if answer is None],
             "unavailable": [key for key, answer in asked if isinstance(answer, LookupUnavailable)],
         })  # fmt: skip
@@ -163,16 +161,7 @@ def key_of(reader: LookupReader, resource: str, key_id: str) -> str:
         raise Problem(404, "unknown-lookup", str(exc)) from exc
 
 
-def user_key(key_id: str) -> str:
-    """An id without a kind is a user id."""
-    return key_id if key_id.startswith(KEY_PREFIXES) else KEY_PREFIXES[0] + key_id
-
-
 def _known(answer: LookupAnswer | None, resource: str, key: str) -> LookupAnswer:
     if answer is None:
         raise Problem(404, "unknown-key", f"No {resource} has the key {key}.", {"key": key})
     return answer
-
-
-def _body(answer: LookupAnswer) -> dict[str, Any]:
-    return {"key": answer.key, "value": answer.value, "freshness": freshness(answer)}

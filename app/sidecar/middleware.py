@@ -51,6 +51,11 @@ class SecurityHeaders:
         await self.app(scope, receive, send_with_headers)
 
 
+def host_name(host: str) -> str:
+    """The name in a Host header: without port and brackets, in lower case."""
+    return (host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]).lower()
+
+
 class HostCheck:
     """Refuses requests for another host name than ``allowed``.
 
@@ -63,13 +68,10 @@ class HostCheck:
         self.allowed = allowed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            host = Headers(scope=scope).get("host", "")
-            name = host[1 : host.find("]")] if host.startswith("[") else host.partition(":")[0]
-            if name.lower() not in self.allowed:
-                detail = "This sidecar answers loopback names only. Behind a proxy set VELTRIX_SIDECAR_ALLOW_REMOTE=true."
-                await Problem(421, "misdirected-request", detail).response(scope["path"])(scope, receive, send)
-                return
+        if scope["type"] == "http" and host_name(Headers(scope=scope).get("host", "")) not in self.allowed:
+            detail = "This sidecar answers loopback names only. Behind a proxy set VELTRIX_SIDECAR_ALLOW_REMOTE=true."
+            await Problem(421, "misdirected-request", detail).response(scope["path"])(scope, receive, send)
+            return
         await self.app(scope, receive, send)
 
 

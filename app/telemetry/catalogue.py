@@ -242,6 +242,15 @@ REDIS_BEHIND = Metric(
     "veltrix_redis_behind_records", "gauge", "Changelog records of the lane that Redis does not cover yet.",
     "Growing: lookups from Redis get older; their freshness stamp says by how much.", ("agent", "partition"), "records",
 )
+LOOKUPS_READ = Metric(
+    "veltrix_lookups_read_total", "counter",
+    "Lookups read here, per key, by what came of it: redis, table, absent, or why nobody here could tell (redis_down, not_covered, not_configured).",
+    "redis_down: mend Redis, or the login that this process uses. not_covered: a worker fills Redis again; veltrix_redis_lanes says how far it is.", ("answer",),
+)
+LOOKUP_READ_SECONDS = Metric(
+    "veltrix_lookup_read_seconds", "histogram", "How long reading the keys of one request took, the wait for company (VELTRIX_REDIS_GATHER_MS) included.",
+    "Above 10 ms: Redis is slow, or this process lacks CPU; run more of `veltrix serve`.", (), "seconds", LATENCY_BUCKETS,
+)
 BUILD = Metric(
     "veltrix_build_info", "info", "Build and runtime of this worker.", "Different versions in one group: a rollout is under way.",
     ("app", "version", "python"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from app.engine.api import LaneId
 from app.telemetry import catalogue as m
+from app.telemetry.histogram import Histogram
 
 STATES = ("live", "catching_up", "rebuilding", "down")
 
@@ -67,3 +68,22 @@ class LookupMetrics:
             yield m.REDIS_LANES, (state,), lanes[state]
         for lane, records in self._follower.behind().items():
             yield m.REDIS_BEHIND, (lane.agent, str(lane.partition)), records
+
+
+class LookupReads:
+    """Counts what a ``RedisLookupReader`` answers: give it ``observe``."""
+
+    def __init__(self, catalogue: m.Catalogue) -> None:
+        self._answers: Counter[str] = Counter()
+        self._seconds = Histogram(m.LOOKUP_READ_SECONDS.bounds)
+        catalogue.add(self)
+
+    def observe(self, seconds: float, found: Sequence[object]) -> None:
+        """One read: an answer has a ``source``, a refusal a ``reason``, an unknown key is None."""
+        self._seconds.observe(seconds)
+        self._answers.update(str(getattr(each, "source", None) or getattr(each, "reason", "absent")) for each in found)
+
+    def readings(self) -> Iterator[m.Reading]:
+        for answer, count in self._answers.items():
+            yield m.LOOKUPS_READ, (answer,), count
+        yield m.LOOKUP_READ_SECONDS, (), self._seconds

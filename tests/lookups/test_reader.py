@@ -13,8 +13,9 @@ from app.domain.routing import partition_of
 from app.engine.api import LaneId, struct_view
 from app.engine.status import EngineStatus, LaneStatus, Ledger
 from app.lookups.api import InvalidLookupKey, LookupUnavailable, LookupView, UnknownLookup
+from app.lookups.gathered import FIRST_PAUSE_S, LAST_PAUSE_S, Circuit
 from app.lookups.keys import Cover, LaneKeys, pack_head, rebuild_token
-from app.lookups.reader import FIRST_PAUSE_S, LAST_PAUSE_S, Circuit, RedisLookupReader
+from app.lookups.reader import RedisLookupReader
 from app.settings import load_settings
 from tests.lookups.fakes import AGENT
 

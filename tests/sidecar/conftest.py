@@ -10,6 +10,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
 from app.dead_letters.api import DeadLetterRecord, Filters, Page, QueueSummary
 from app.dead_letters.headers import Attempt
@@ -140,7 +141,7 @@ class Sidecar:
         return await self.client.post(path, json=body, headers=headers)
 
 
-def client_of(app: FastAPI, raise_app_exceptions: bool = True) -> httpx.AsyncClient:
+def client_of(app: ASGIApp, raise_app_exceptions: bool = True) -> httpx.AsyncClient:
     """A client that calls ``app`` directly, by a loopback name."""
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=raise_app_exceptions)
     return httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8080")

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, get_args
 from prometheus_client import CollectorRegistry
 
 from app.engine.api import LaneId
+from app.lookups.api import LookupUnavailable
 from app.lookups.lane import LaneState, LookupCounters
 from app.telemetry.catalogue import Catalogue
-from app.telemetry.lookups import STATES, LookupMetrics
+from app.telemetry.lookups import STATES, LookupMetrics, LookupReads
+from tests.sidecar.test_lookups import ANSWER
 from tests.telemetry.fakes import AGENT
 
 
@@ -64,3 +66,17 @@ def test_states_that_no_lane_is_in_are_zero_and_not_absent() -> None:
 
     values = [catalogue.registry.get_sample_value("veltrix_redis_lanes", {"state": state}) for state in STATES]
     assert values == [0, 0, 0, 0]
+
+
+def test_reads_are_counted_by_what_came_of_them() -> None:
+    catalogue = Catalogue(CollectorRegistry())
+    reads = LookupReads(catalogue)
+
+    reads.observe(0.004, [ANSWER, None])
+    reads.observe(0.2, [LookupUnavailable("redis_down", 3)])
+
+    def value(name: str, **labels: str) -> float | None:
+        return catalogue.registry.get_sample_value(f"veltrix_{name}", labels)
+
+    assert [value("lookups_read_total", answer=answer) for answer in ("redis", "absent", "redis_down")] == [1, 1, 1]
+    assert (value("lookup_read_seconds_count"), value("lookup_read_seconds_bucket", le="0.005")) == (2, 1)
