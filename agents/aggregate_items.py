@@ -44,6 +44,7 @@ class Rules:
     views=(upstreams, trending, *[PARTS.get(spec.name) or VIEWS[spec.name] for spec in WINDOWS]),
     setup=Rules.from_settings,
     ticks=True,
+    linger_ms=100,  # a result leaves within a second of its watermark
 )
 async def aggregate_items(batch: Batch[Rules]) -> Effects:
     """Windows per item and per event name, closed by event time."""

@@ -195,6 +195,10 @@ def consumer_of(stream_app: EngineApp) -> EngineConsumer:
 def degraded(follower: LookupWriter | None, joiner: Joiner | None) -> list[str]:
     """What does not work although the worker is ready."""
     found = ["redis"] if follower is not None and "down" in follower.states().values() else []
+    if follower is not None:
+        found += [
+            f"lookups of {lane} rebuilding: {done} of at most {total} keys" for lane, (done, total) in follower.rebuilding().items()
+        ]
     return [*found, "reference"] if joiner is not None and joiner.cache is not None and joiner.cache.is_degraded else found
 
 

@@ -153,7 +153,10 @@ class Settings(BaseSettings):
     redis_password: SecretStr = SecretStr("")
     redis_ssl_ca_file: Path | None = None
     redis_timeout_ms: int = Field(250, ge=10, description="For one call of the sidecar")
-    redis_gather_ms: float = Field(1, ge=0, le=50, description="Lookups that come within this time share one call; more saves CPU")
+    redis_gather_ms: float = Field(2, ge=0, le=50, description="Lookups that come within this time share one call; more saves CPU")
+    redis_rebuild_keys_per_s: int = Field(
+        20_000, ge=100, description="Filling an empty Redis from the tables, per worker: neither the stream nor Redis shall feel it"
+    )
     redis_queue_units: int = Field(64, ge=1, description="Units waiting for Redis per partition; more: catch up from the changelog")
 
     # -- reference data (enrichment) --------------------------------------------------------------

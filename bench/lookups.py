@@ -12,10 +12,12 @@ import json
 import random
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
-from itertools import count
-from typing import Final
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, cast
+
+import uvloop
 
 from app.topics import all_topics
 from bench.histogram import histogram_of, summarise
@@ -50,56 +52,61 @@ def stream(services: Services, setup: Setup) -> Iterator[Worker]:
             sender.kill()
 
 
-class Client:
-    """Connections that stay open; one request at a time on each, whoever is next takes the one that is free."""
+class Connection(asyncio.Protocol):
+    """One connection that stays open, one request at a time. Cheap: the client shares the machine with what it measures."""
 
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self._free: asyncio.Queue[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = asyncio.Queue()
-        self.statuses: dict[int, int] = {}
+    def __init__(self) -> None:
+        self._received = b""
+        self._answer: asyncio.Future[int] | None = None
+        self._transport: asyncio.Transport | None = None
 
-    @asynccontextmanager
-    async def open(self) -> AsyncIterator[Client]:
-        """Connect all."""
-        pairs = [await asyncio.open_connection(LOOPBACK, self._port) for _ in range(CONNECTIONS)]
-        for pair in pairs:
-            self._free.put_nowait(pair)
-        yield self
-        for _, writer in pairs:
-            writer.close()
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
 
-    async def get(self, path: str) -> None:
-        """One request; its body is read and dropped."""
-        reader, writer = pair = await self._free.get()
-        writer.write(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}:{self._port}\r\n\r\n".encode())
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = next((int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length")), 0)
-        await reader.readexactly(length)
-        status = int(head.split(b" ", 2)[1])
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        self._free.put_nowait(pair)
+    def data_received(self, data: bytes) -> None:
+        self._received += data
+        head, end, body = self._received.partition(b"\r\n\r\n")
+        if not end:
+            return
+        _, found, rest = head.lower().partition(b"content-length:")
+        if self._answer is not None and len(body) >= int(rest.split(b"\r\n", 1)[0] if found else 0):
+            self._received = b""
+            self._answer.set_result(int(head[9:12]))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(exc or ConnectionResetError("closed by the server"))
+
+    async def get(self, path: str) -> int:
+        """Status; the body is dropped."""
+        if self._transport is None:
+            raise ConnectionError("not connected")
+        self._answer = asyncio.get_running_loop().create_future()
+        self._transport.write(f"GET {path} HTTP/1.1\r\nHost: {LOOPBACK}\r\n\r\n".encode())
+        return await self._answer
 
 
 async def ask(port: int) -> tuple[list[int], dict[int, int]]:
     """Latencies in us of all requests, by intended send time; answers by status."""
-    chance, latencies, tasks = random.Random(1), list[int](), list[asyncio.Task[None]]()  # noqa: S311 - traffic, no secret
+    chance, latencies, statuses = random.Random(1), list[int](), Counter[int]()  # noqa: S311 - traffic, no secret
+    loop, free = asyncio.get_running_loop(), asyncio.Queue[Connection]()
+    for _ in range(CONNECTIONS):
+        free.put_nowait((await loop.create_connection(Connection, LOOPBACK, port))[1])
 
-    async def one(client: Client, intended: float) -> None:
-        await client.get(f"/api/v1/lookups/users/user-{int(USERS * chance.random() ** 3):06d}")
+    async def one(intended: float) -> None:
+        connection = await free.get()
+        statuses[await connection.get(f"/api/v1/lookups/users/user-{int(USERS * chance.random() ** 3):06d}")] += 1
         latencies.append(int((time.monotonic() - intended) * 1e6))
+        free.put_nowait(connection)
 
-    async with Client(port).open() as client:
-        start = time.monotonic()
-        for number in count():
+    start = time.monotonic()
+    async with asyncio.TaskGroup() as requests:
+        for number in range(RATE * SECONDS):
             intended = start + number / RATE
-            if intended - start >= SECONDS:
-                break
-            ahead = intended - time.monotonic()
-            if ahead > 0:
+            if (ahead := intended - time.monotonic()) > 0:
                 await asyncio.sleep(ahead)
-            tasks.append(asyncio.create_task(one(client, intended)))
-        await asyncio.gather(*tasks)
-    return latencies, client.statuses
+            requests.create_task(one(intended))
+    return latencies, dict(statuses)
 
 
 def phase(worker: Worker, asked: Worker | Serve | None) -> dict[str, object]:
@@ -108,7 +115,7 @@ def phase(worker: Worker, asked: Worker | Serve | None) -> dict[str, object]:
     before, latency, asked_before = cpu_seconds(worker.pid), _latency(worker.port), cpu_seconds(subject.pid)
     found: dict[str, object] = {"asked": asked.name if asked else "", "requests_per_second": RATE if asked else 0}
     if asked:
-        latencies, statuses = asyncio.run(ask(asked.port))
+        latencies, statuses = uvloop.run(ask(asked.port))
         total = summarise(histogram_of(latencies))
         found |= {"request_p50_ms": total.p50_ms, "request_p99_ms": total.p99_ms, "answers": statuses}
     else:
@@ -127,12 +134,12 @@ def _latency(port: int) -> Buckets:
 
 
 def main() -> None:
-    """Nobody asked, ``veltrix serve`` asked, nobody, the worker asked, nobody; one JSON line each."""
-    setup = Setup(APP, 10, redis=True)
+    """Nobody asked, ``veltrix serve`` asked, nobody, ... the worker asked, nobody; one JSON line each."""
+    setup = Setup(APP, int(sys.argv[1]) if len(sys.argv) > 1 else 10, redis=True)
     with local_services() as services, stream(services, setup) as worker, Serve(services, setup) as serve:
         serve.wait_ready()
         time.sleep(WARM_S)
-        for asked in (None, serve, None, worker, None):
+        for asked in (None, serve, None, serve, None, worker, None):
             print(json.dumps(phase(worker, asked)), flush=True)
 
 

@@ -25,6 +25,7 @@ class AgentDeclaration:
     setup: Callable[[Settings], Any]
     help: str
     ticks: bool = False
+    linger_ms: int = 0
 
 
 class DeclarationError(Exception):
@@ -47,6 +48,7 @@ class Registry:
         views: tuple[View[Any], ...] = (),
         setup: Callable[[Settings], Any] = lambda settings: None,
         ticks: bool = False,
+        linger_ms: int = 0,
     ) -> Callable[[Body], Body]:
         """Declare the decorated ``async def name(batch) -> Effects`` as the agent ``name`` of topic ``source``.
 
@@ -55,6 +57,8 @@ class Registry:
             views: the typed parts of its table; prefixes must differ.
             setup: called once with the settings; its result is ``batch.context``.
             ticks: the body is also called while nothing comes, without records (see :class:`app.engine.api.Batch`).
+            linger_ms: records may wait that long for company, where nobody waits for what comes of them: an idle agent
+                costs as much per batch as a busy one.
         """
 
         def declare(body: Body) -> Body:
@@ -65,7 +69,7 @@ class Registry:
             if name in self._agents:
                 raise DeclarationError(f"agent {name} is declared twice")
             help_line = (body.__doc__ or "").strip().split("\n")[0]
-            self._agents[name] = AgentDeclaration(name, source, body, views, setup, help_line, ticks)
+            self._agents[name] = AgentDeclaration(name, source, body, views, setup, help_line, ticks, linger_ms)
             return body
 
         return declare

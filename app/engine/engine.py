@@ -138,7 +138,11 @@ class Engine:
         progress.start_at(topic, start)
         progress.committed[topic] = position.committed
         lane = Lane(
-            LaneId(agent.name, partition), changelog, self._lane_parts(agent, tp, store, progress), self._lane_limits(), progress
+            LaneId(agent.name, partition),
+            changelog,
+            self._lane_parts(agent, tp, store, progress),
+            self._lane_limits(agent),
+            progress,
         )
         self.lanes[lane.id] = lane
         lane.start()
@@ -180,11 +184,11 @@ class Engine:
             ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp)) if agent.ticks else None,
         )
 
-    def _lane_limits(self) -> LaneLimits:
+    def _lane_limits(self, agent: AgentDeclaration) -> LaneLimits:
         s = self.settings
         return LaneLimits(
             s.unit_max_records, s.unit_max_bytes, s.unit_depth, s.settle_interval_ms / 1000, s.lane_high_water, s.lane_low_water,
-            s.produce_max_batch_bytes, s.drain_timeout_ms / 1000,
+            s.produce_max_batch_bytes, s.drain_timeout_ms / 1000, agent.linger_ms / 1000,
         )  # fmt: skip
 
     async def acquire(self, partitions: Iterable[int]) -> None:
@@ -265,6 +269,10 @@ class LaneTableView:
     def changelog_offset(self) -> int:
         """Last changelog offset in RocksDB."""
         return self._lane.progress.changelog_offset
+
+    def estimated_keys(self) -> int:
+        """RocksDB's estimate."""
+        return self._lane.state.store.estimated_keys()
 
     def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Pairs in key order."""

@@ -39,6 +39,8 @@ class LaneLimits:
     low_water: int
     batch_bytes: int
     drain_timeout_s: float
+    linger_s: float = 0.0
+    """records may wait for company that long after the last run"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +135,7 @@ class Lane:
 
     async def _compute(self) -> None:
         while True:
-            while not self.closing and (not self._may_take() or not (self._queue or self._is_tick_due()) or self._is_full()):
+            while not self.closing and (not self._may_take() or self._run_in_s() != 0.0 or self._is_full()):
                 await self._wait_for_work()
             if self.closing:
                 return
@@ -154,15 +156,18 @@ class Lane:
         moment = Moment(ticks.topic, self.id.partition, self.progress.last_read(ticks.topic), now_ms)
         return await computer.tick(moment, now_ms if ticks.is_at_end() else None)
 
-    def _tick_in_s(self) -> float | None:
-        """Seconds to the next call without records; None: there is none."""
+    def _run_in_s(self) -> float | None:
+        """Seconds to the next run: of records, else of none where the agent has ticks; None: whenever records come."""
         ticks = self._parts.ticks
-        if ticks is None:
+        if self._queue:
+            wait_s = 0.0 if self.queued >= self.limits.unit_max_records else self.limits.linger_s
+        elif ticks is None:
             return None
-        return 0.0 if self.state.is_due_left else max(0.0, self._ran_at + ticks.interval_s - time.monotonic())
-
-    def _is_tick_due(self) -> bool:
-        return self._tick_in_s() == 0.0
+        else:
+            wait_s = ticks.interval_s
+        if not wait_s or self.state.is_due_left:
+            return 0.0
+        return max(0.0, self._ran_at + wait_s - time.monotonic())
 
     def _is_full(self) -> bool:
         depth, most = self.limits.unit_depth, self.limits.unit_max_records
@@ -179,7 +184,7 @@ class Lane:
         self._work.clear()
         wait_s = self._parts.breaker.wait_s()
         if wait_s is None and not self._is_full():
-            wait_s = self._tick_in_s()
+            wait_s = self._run_in_s()
         alarm = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self._work.set)
         await self._work.wait()
         if alarm is not None:

@@ -198,6 +198,10 @@ class LaneTable(Protocol):
         """Offset of the last changelog record that is in RocksDB; -1 when empty."""
         ...
 
+    def estimated_keys(self) -> int:
+        """About how many keys it has, of all views."""
+        ...
+
     def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         """Up to ``limit`` pairs with that prefix after ``start_after`` in key order; b"" starts. Holds no iterator open."""
         ...

@@ -49,8 +49,8 @@ class FollowedLane:
     """Not for several threads; every method is free of awaits."""
 
     __slots__ = (
-        "_max_units", "cover", "covered", "epoch", "keys", "lost", "pending", "position", "queueing", "source_offset",
-        "state", "table", "tail", "units",
+        "_max_units", "cover", "covered", "epoch", "keys", "lost", "pending", "position", "queueing", "rebuilt",
+        "source_offset", "state", "table", "tail", "units",
     )  # fmt: skip
 
     def __init__(self, table: LaneTable, keys: LaneKeys, max_units: int) -> None:
@@ -60,6 +60,8 @@ class FollowedLane:
         self.state: LaneState = "catching_up"
         self.position = table.changelog_offset()
         """Changelog offset up to which the table is durable"""
+        self.rebuilt = 0
+        """Keys written so far by the rebuild that is under way"""
         self.source_offset = -1
         self.cover = b""
         """The cover as Redis holds it, byte for byte"""

@@ -11,10 +11,15 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+import structlog
+
 from app.lookups.changelog import CannotReplay, Changelog, Chunk
 from app.lookups.keys import Cover, pack_head, rebuild_token, unpack_cover
 from app.lookups.lane import FollowedLane, LookupCounters, plan
 from app.lookups.script import MAX_KEYS_PER_CALL, LookupStore
+from app.lookups.throttle import Throttle
+
+log = structlog.get_logger(__name__)
 
 #: Compaction may drop tombstones 24 h after they were written (Kafka's default): an older cover may have missed
 #: deletes that the changelog no longer tells.
@@ -29,8 +34,11 @@ class CoverMoved(Exception):
 class Synchroniser:
     """Makes one lane after the other live."""
 
-    def __init__(self, store: LookupStore, changelog: Changelog, counters: LookupCounters, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, store: LookupStore, changelog: Changelog, counters: LookupCounters, now_ms: Callable[[], int], throttle: Throttle
+    ) -> None:
         self._store = store
+        self._throttle = throttle
         self._changelog = changelog
         self._counters = counters
         self._now_ms = now_ms
@@ -87,15 +95,19 @@ class Synchroniser:
         token = rebuild_token()
         await self._store.take_over(lane.keys.cover, token, lane.keys.pattern)
         lane.written(token, UNKNOWN_OFFSET)
-        position = lane.table.changelog_offset()
+        position, lane.rebuilt, began = lane.table.changelog_offset(), 0, time.monotonic()
+        log.info("lookups_rebuilding", lane=str(lane.table.lane), keys_at_most=lane.table.estimated_keys())
         for prefix, length, base in lane.keys.prefixes:
             started = time.perf_counter()
             after = b""
             while page := lane.table.scan(prefix, after, MAX_KEYS_PER_CALL):
                 after = page[-1][0]
                 await self._write(lane, {base + key[length:]: value for key, value in page}, position, token, started)
+                lane.rebuilt += len(page)
+                await self._throttle.spend(len(page))
                 started = time.perf_counter()
         await self._write(lane, {}, position, Cover(position, self._now_ms()).pack(), time.perf_counter())
+        log.info("lookups_rebuilt", lane=str(lane.table.lane), keys=lane.rebuilt, seconds=round(time.monotonic() - began, 1))
 
     async def _write(
         self, lane: FollowedLane, writes: dict[bytes, bytes | None], position: int, new: bytes, started: float

@@ -27,6 +27,7 @@ from app.lookups.keys import LaneKeys
 from app.lookups.lane import FollowedLane, LaneState, LookupCounters, flush_calls
 from app.lookups.script import MAX_KEYS_PER_SEND, LookupStore, RedisStore
 from app.lookups.sync import CoverMoved, Synchroniser
+from app.lookups.throttle import Throttle
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)
@@ -73,7 +74,8 @@ class LookupWriter:
         self._max_units = settings.redis_queue_units
         self._stop_timeout_s = settings.redis_timeout_ms / 1000
         self._store = store or RedisStore(redis_client(settings, "lookup-writer", WRITE_TIMEOUT_S, SYNCHRONISING_LANES + 2))
-        self._sync = Synchroniser(self._store, changelog or KafkaChangelog(settings), self.counters, now_ms)
+        throttle = Throttle(settings.redis_rebuild_keys_per_s)
+        self._sync = Synchroniser(self._store, changelog or KafkaChangelog(settings), self.counters, now_ms, throttle)
         self._now_ms = now_ms
         self._pace = pace
         self._lanes: dict[LaneId, FollowedLane] = {}
@@ -90,6 +92,14 @@ class LookupWriter:
     def behind(self) -> dict[LaneId, int]:
         """Changelog records per lane that Redis does not cover yet."""
         return {lane_id: lane.behind for lane_id, lane in self._lanes.items()}
+
+    def rebuilding(self) -> dict[LaneId, tuple[int, int]]:
+        """Keys written and about how many there are at most, of each lane whose lookups are filled again from its table."""
+        return {
+            lane_id: (lane.rebuilt, lane.table.estimated_keys())
+            for lane_id, lane in self._lanes.items()
+            if lane.state == "rebuilding"
+        }
 
     # -- DurableListener --------------------------------------------------------------------------
 

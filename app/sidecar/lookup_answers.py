@@ -168,6 +168,11 @@ def refuse_unavailable(answer: Found) -> LookupAnswer | None:
     return answer
 
 
+def unknown_key(resource: str, key: str) -> Problem:
+    """404 for a key that no record has brought."""
+    return Problem(404, "unknown-key", f"No {resource} has the key {key}.", {"key": key})
+
+
 def unavailable(refusals: Sequence[LookupUnavailable]) -> Problem:
     """503 for partitions that neither Redis nor this worker can tell of."""
     first = refusals[0]

@@ -20,6 +20,7 @@ from app.sidecar.lookup_answers import (
     refuse_unavailable,
     respond,
     unavailable,
+    unknown_key,
     user_body,
     user_key,
 )
@@ -163,5 +164,5 @@ def key_of(reader: LookupReader, resource: str, key_id: str) -> str:
 
 def _known(answer: LookupAnswer | None, resource: str, key: str) -> LookupAnswer:
     if answer is None:
-        raise Problem(404, "unknown-key", f"No {resource} has the key {key}.", {"key": key})
+        raise unknown_key(resource, key)
     return answer

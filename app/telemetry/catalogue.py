@@ -242,6 +242,10 @@ REDIS_BEHIND = Metric(
     "veltrix_redis_behind_records", "gauge", "Changelog records of the lane that Redis does not cover yet.",
     "Growing: lookups from Redis get older; their freshness stamp says by how much.", ("agent", "partition"), "records",
 )
+REDIS_REBUILT = Metric(
+    "veltrix_redis_rebuilt_ratio", "gauge", "Share of a lane's table that is in Redis again while its lookups are rebuilt; about, and at most 1.",
+    "Stands still: see the log of that worker. Too slow or too fast: VELTRIX_REDIS_REBUILD_KEYS_PER_S.", ("agent", "partition"),
+)
 LOOKUPS_READ = Metric(
     "veltrix_lookups_read_total", "counter",
     "Lookups read here, per key, by what came of it: redis, table, absent, or why nobody here could tell (redis_down, not_covered, not_configured).",

@@ -46,6 +46,10 @@ class LookupFollower(Protocol):
         """Changelog records per lane that Redis does not cover yet."""
         ...
 
+    def rebuilding(self) -> Mapping[LaneId, tuple[int, int]]:
+        """Keys written and about how many there are at most, of each lane that is filled from its table."""
+        ...
+
 
 class LookupMetrics:
     """A source over a ``LookupFollower``; leave it out where there is no Redis."""
@@ -68,6 +72,8 @@ class LookupMetrics:
             yield m.REDIS_LANES, (state,), lanes[state]
         for lane, records in self._follower.behind().items():
             yield m.REDIS_BEHIND, (lane.agent, str(lane.partition)), records
+        for lane, (written, total) in self._follower.rebuilding().items():
+            yield m.REDIS_REBUILT, (lane.agent, str(lane.partition)), written / max(1, total)
 
 
 class LookupReads:

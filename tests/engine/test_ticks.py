@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -164,3 +165,54 @@ async def test_a_lane_with_ticks_closes_like_any_other(world: tuple[Rig, Body]) 
     await settle()
     await rig.lane.close()
     assert (rig.fatal.reasons, rig.listener.stopped) == ([], [rig.lane.id])
+
+
+async def test_records_of_an_agent_that_lingers_wait_for_company_after_the_last_run(tmp_path: Path) -> None:
+    body, store = Body(), open_store(tmp_path)
+    rig = new_rig(store, body, views=(DUES,), linger_s=0.2)
+    rig.delivery.acknowledge = True
+    rig.lane.progress.start_at(SOURCE, 0)
+    rig.lane.start()
+    rig.lane.offer(events(0, 1))
+    await until(lambda: rig.durable == 1)
+    began = time.monotonic()
+
+    for offset in range(1, 4):
+        rig.lane.offer(events(offset, offset + 1))
+        await asyncio.sleep(0.01)
+    await until(lambda: rig.durable == 4)
+
+    assert [records for records, _ in body.calls] == [1, 3]
+    assert time.monotonic() - began >= 0.1
+    await rig.stop()
+    store.close()
+
+
+async def test_a_whole_unit_does_not_linger(tmp_path: Path) -> None:
+    body, store = Body(), open_store(tmp_path)
+    rig = rig_of(store, body, linger_s=60.0, unit_max_records=4)
+    rig.lane.start()
+
+    rig.lane.offer(events(0, 3))
+    await asyncio.sleep(0.02)
+    assert body.calls == []
+    rig.lane.offer(events(3, 6))
+    await until(lambda: rig.durable == 4)
+
+    assert body.calls == [(4, None)]
+    await rig.stop()
+    store.close()
+
+
+async def test_a_lane_that_lingers_stops_at_once_and_leaves_what_waits_to_its_successor(tmp_path: Path) -> None:
+    body, store = Body(), open_store(tmp_path)
+    rig = rig_of(store, body, linger_s=60.0, unit_max_records=4)
+    rig.lane.start()
+    rig.lane.offer(events(0, 6))
+    await until(lambda: rig.durable == 4)
+
+    async with asyncio.timeout(1):
+        await rig.lane.close()
+
+    assert store.marker().next_offsets[SOURCE] == 4
+    store.close()

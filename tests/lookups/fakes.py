@@ -101,6 +101,9 @@ class FakeTable:
     def changelog_offset(self) -> int:
         return len(self.log) - 1
 
+    def estimated_keys(self) -> int:
+        return len(self.rows)
+
     def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
         keys = sorted(key for key in self.rows if key.startswith(prefix))
         return [(key, self.rows[key]) for key in keys[bisect_right(keys, start_after) :][:limit]]

@@ -72,8 +72,19 @@ async def test_whatever_is_no_plain_question_is_left_to_the_application(path: st
     assert (behind.asked, lookups.asked) == (1, [])
 
 
-@pytest.mark.parametrize("failure", [None, LookupUnavailable("redis_down", 3), InvalidLookupKey("u:"), UnknownLookup("users", [])])
-async def test_whatever_is_no_success_is_left_to_the_application(failure: Exception | None) -> None:
+async def test_that_nobody_knows_a_user_is_said_as_the_application_says_it(sidecar: Sidecar) -> None:
+    behind = Behind()
+
+    async with client_of(HotLookups(behind, sidecar.lookups, None)) as client:
+        hot = await client.get(PATH + "43")
+    cold = await sidecar.get(PATH + "43")
+
+    assert behind.asked == 0
+    assert (hot.status_code, dict(hot.headers), hot.json()) == (cold.status_code, dict(cold.headers), cold.json())
+
+
+@pytest.mark.parametrize("failure", [LookupUnavailable("redis_down", 3), InvalidLookupKey("u:"), UnknownLookup("users", [])])
+async def test_what_cannot_be_answered_is_left_to_the_application(failure: Exception) -> None:
     behind, lookups = Behind(), FakeLookups(failure=failure)
 
     async with client_of(HotLookups(behind, lookups, None)) as client:

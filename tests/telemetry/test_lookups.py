@@ -29,6 +29,9 @@ class FakeFollower:
     def behind(self) -> dict[LaneId, int]:
         return {lane: 0 if state == "live" else 100 for lane, state in self.lanes.items()}
 
+    def rebuilding(self) -> dict[LaneId, tuple[int, int]]:
+        return {lane: (25, 100) for lane, state in self.lanes.items() if state == "rebuilding"}
+
 
 if TYPE_CHECKING:
     from app.lookups.writer import LookupWriter
@@ -45,7 +48,7 @@ def test_the_states_are_those_of_the_writer() -> None:
 def test_counters_states_and_lag_are_exposed() -> None:
     follower = FakeFollower(
         LookupCounters(units=1, keys=2, failures=3, gaps=4, overflows=5, catch_ups=6, rebuilds=7),
-        {LaneId(AGENT, 0): "live", LaneId(AGENT, 1): "live", LaneId(AGENT, 2): "catching_up"},
+        {LaneId(AGENT, 0): "live", LaneId(AGENT, 1): "live", LaneId(AGENT, 2): "catching_up", LaneId(AGENT, 3): "rebuilding"},
     )
     catalogue = Catalogue(CollectorRegistry())
     LookupMetrics(catalogue, follower)
@@ -56,8 +59,9 @@ def test_counters_states_and_lag_are_exposed() -> None:
     assert [value(f"{name}_total") for name in ("writes", "keys_written", "failures")] == [1, 2, 3]
     assert [value("losses_total", reason=reason) for reason in ("gap", "overflow")] == [4, 5]
     assert [value("syncs_total", kind=kind) for kind in ("catch_up", "rebuild")] == [6, 7]
-    assert [value("lanes", state=state) for state in STATES] == [2, 1, 0, 0]
+    assert [value("lanes", state=state) for state in STATES] == [2, 1, 1, 0]
     assert [value("behind_records", agent=AGENT, partition=number) for number in ("0", "1", "2")] == [0, 0, 100]
+    assert [value("rebuilt_ratio", agent=AGENT, partition=number) for number in ("2", "3")] == [None, 0.25]
 
 
 def test_states_that_no_lane_is_in_are_zero_and_not_absent() -> None:
