@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -22,12 +23,15 @@ class RedisNotInstalledError(Exception):
 
 
 class LocalRedis:
-    """One redis-server. Without ``persistent`` a restart begins empty: what Redis holds is always rebuilt from Kafka."""
+    """One redis-server. Without ``persistent`` a restart begins empty: what Redis holds is always rebuilt from Kafka.
 
-    def __init__(self, data_dir: Path, port: int = 0, persistent: bool = False) -> None:
+    ``extra``: further arguments of redis-server.
+    """
+
+    def __init__(self, data_dir: Path, port: int = 0, persistent: bool = False, extra: Sequence[str] = ()) -> None:
         self.data_dir = data_dir.resolve()
         self.port = port or free_ports(1)[0]
-        self._persistent = persistent
+        self._persistent, self._extra = persistent, extra
         self._process = ManagedProcess(Command("Redis", self._argv(), self.data_dir / "redis.log"))
 
     @property
@@ -90,7 +94,18 @@ class LocalRedis:
     def _argv(self) -> list[str]:
         durability = ["--appendonly", "yes" if self._persistent else "no", "--save", ""]
         listening = ["--bind", LOOPBACK, "--port", str(self.port), "--protected-mode", "yes"]
-        return ["redis-server", *listening, *durability, "--dir", str(self.data_dir), "--daemonize", "no", "--loglevel", "notice"]
+        return [
+            "redis-server",
+            *listening,
+            *durability,
+            *self._extra,
+            "--dir",
+            str(self.data_dir),
+            "--daemonize",
+            "no",
+            "--loglevel",
+            "notice",
+        ]
 
     def _answers(self) -> bool:
         try:

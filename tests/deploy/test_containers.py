@@ -121,11 +121,11 @@ def test_image_and_compose_start_the_worker_by_the_documented_command() -> None:
     assert "faust" in {script.name for script in entry_points(group="console_scripts")}
 
 
-def test_the_topics_job_runs_a_command_that_exists() -> None:
-    program, *words = services()["topics"]["command"]
-
-    assert program == "veltrix"
-    assert CliRunner().invoke(veltrix, [*words, "--help"]).exit_code == 0
+def test_topics_and_lookups_run_a_command_that_exists() -> None:
+    for service in ("topics", "lookups"):
+        program, *words = services()[service]["command"]
+        assert program == "veltrix"
+        assert CliRunner().invoke(veltrix, [*words, "--help"]).exit_code == 0
     assert CliRunner().invoke(veltrix, ["topics", "no-such-command", "--help"]).exit_code != 0
 
 
@@ -145,6 +145,14 @@ def test_the_health_check_asks_liveness_of_the_port_the_sidecar_listens_on() -> 
     assert f"http://127.0.0.1:{port}/livez" in health
     assert one("EXPOSE") == port
     assert services()["worker"]["ports"] == [f"127.0.0.1:${{SIDECAR_PORT:-8080}}:{port}"]
+
+
+def test_lookups_of_their_own_are_asked_on_the_port_they_listen_on_and_start_only_when_wanted() -> None:
+    lookups, port = services()["lookups"], load_settings().serve_port
+
+    assert f"http://127.0.0.1:{port}/livez" in lookups["healthcheck"]["test"][-1]
+    assert lookups["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert lookups["profiles"] == ["lookups"]
 
 
 # -- versions -----------------------------------------------------------------------------------------------------
@@ -186,7 +194,7 @@ def test_both_brokers_have_the_same_settings_for_a_single_node() -> None:
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("service", ["worker", "topics"])
+@pytest.mark.parametrize("service", ["worker", "topics", "lookups"])
 def test_every_variable_is_a_setting_with_a_valid_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (dockerfile_env() | services()[service]["environment"]).items():
         if name.startswith(ENV_PREFIX):
@@ -206,7 +214,7 @@ def test_inner_addresses_name_services_and_their_listeners() -> None:
     assert f"INTERNAL://{env['VELTRIX_KAFKA_BOOTSTRAP']}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "HOST://127.0.0.1:${KAFKA_PORT:-9092}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "INTERNAL://:19092,HOST://:9092" in kafka["KAFKA_LISTENERS"]
-    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker"}
+    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups"}
 
 
 # -- operation ----------------------------------------------------------------------------------------------------
@@ -222,6 +230,7 @@ def test_nothing_starts_before_what_it_needs_is_healthy() -> None:
 
     assert needs == {
         "topics": {"kafka": "service_healthy"},
+        "lookups": {"redis": "service_healthy"},
         "worker": {"topics": "service_completed_successfully", "kafka": "service_healthy", "redis": "service_healthy"},
     }
 
