@@ -75,11 +75,12 @@ class Results:
 
 def wait_closed(settings: Settings, values: Mapping[str, bytes]) -> Results:
     """Wait until everything is closed, or as long as that may take: the caller compares."""
-    wanted = expected_names(values.values()).total(), expected_users(values.values()).total()
+    expected = expected_names(values.values()), expected_items(values.values()), expected_users(values.values())
     deadline = time.monotonic() + CLOSED_S
     while True:
         results = Results(settings)
-        if (results.counted("event_1m", "events").total(), results.users().total()) == wanted or time.monotonic() > deadline:
+        found = results.counted("event_1m", "events"), results.counted("item_1m", "views"), results.users()
+        if found == expected or time.monotonic() > deadline:
             return results
         time.sleep(1.0)
 
