@@ -155,7 +155,8 @@ def test_two_workers_on_an_empty_cache_ask_once_for_each_row(topics: MakeTopics,
     users = {event["userId"] for event in events if event.get("userId")}
     rows = sum(_answers(one, answer) for one in workers for answer in ("database", "absent"))
     items = {item for event in events for item in _items(event)}
-    assert rows <= len(users | items) * 1.02, "a lease that is waited for in vain may cost a row twice"
+    # A lease that is waited for in vain, 150 ms on a busy machine, may cost a row twice; without leases each item would cost two.
+    assert rows <= len(users | items) * 1.1
 
 
 def test_a_wrong_declaration_stops_the_worker_with_one_line(topics: MakeTopics, worker: StartWorker, tmp_path: Path) -> None:
