@@ -14,8 +14,8 @@ from app.topics import ITEM_WINDOWS, SESSIONS
 from tests.integration import truth as integration
 
 MINUTE_MS = 60_000
-#: All is closed by then: idle time, its steps, delay, gap.
-CLOSED_S = 60.0
+#: All is closed by then: the rest of a minute, idle time, its steps, delay, gap.
+CLOSED_S = 100.0
 
 Row = dict[str, Any]
 

@@ -155,8 +155,9 @@ def test_two_workers_on_an_empty_cache_ask_once_for_each_row(topics: MakeTopics,
     users = {event["userId"] for event in events if event.get("userId")}
     rows = sum(_answers(one, answer) for one in workers for answer in ("database", "absent"))
     items = {item for event in events for item in _items(event)}
-    # A lease that is waited for in vain, 150 ms on a busy machine, may cost a row twice; without leases each item would cost two.
-    assert rows <= len(users | items) * 1.1
+    # Each user's events go to one worker. Without leases each item would cost two rows, a third more in all; a lease that a
+    # busy machine waits for in vain (150 ms), or a call to Redis that it does not answer in time (50 ms), costs one row more.
+    assert rows <= len(users | items) * 1.25
 
 
 def test_a_wrong_declaration_stops_the_worker_with_one_line(topics: MakeTopics, worker: StartWorker, tmp_path: Path) -> None:
