@@ -78,10 +78,10 @@ def wait_until(reached: Callable[[], bool], what: str) -> None:
         time.sleep(0.1)
 
 
-def send(settings: Settings, one: WorkerProcess, count: int = 2_000, tag: str = "serve") -> list[str]:
+def send(settings: Settings, one: WorkerProcess, count: int = 2_000, tag: str = "serve", users: int = 50) -> list[str]:
     """Send events, wait until they are applied; the users of them."""
     sent = truth.Sent()
-    truth.send(settings, truth.clicks(count, tag, users=50), sent)
+    truth.send(settings, truth.clicks(count, tag, users=users), sent)
     truth.wait_consumed([one], count)
     return sorted({f"u:{user}" for value in sent.valid.values() if (user := json.loads(value).get("userId"))})
 
@@ -140,8 +140,7 @@ def test_an_empty_redis_is_filled_again_at_the_set_rate_and_progress_is_shown_wh
 ) -> None:
     settings = topics(partitions=1, redis_url=own_redis.url, redis_rebuild_keys_per_s=100, windows_enabled=False)
     one, served = worker(settings), serve(settings)
-    users = send(settings, one, 4_000)
-    users += send(settings, one, 2_000, "more")
+    users = send(settings, one, 6_000, users=1_000)[:50]
     wait_until(lambda: served.user(users[0])[0] == 200, "no answer")
     with redis_py.Redis.from_url(own_redis.url) as client:
         keys = len(client.keys(f"{settings.app_id}:lookup:*"))
@@ -149,12 +148,12 @@ def test_an_empty_redis_is_filled_again_at_the_set_rate_and_progress_is_shown_wh
     own_redis.flush()
     began = time.monotonic()
     wait_until(lambda: "rebuilding" in one.get("/readyz")[1].decode(), "nobody noticed, or nobody says so")
-    send(settings, one, 1_000, "meanwhile")
     assert 'veltrix_redis_rebuilt_ratio{agent="process_interactions",partition="0"}' in one.get("/metrics")[1].decode()
+    send(settings, one, 1_000, "meanwhile", users=1_000)
     wait_until(lambda: served.get("/readyz")[1]["unfilled"] == [], "not filled")
     seconds = time.monotonic() - began
 
-    assert keys > 100
+    assert keys > 500, "it was over at once"
     assert seconds >= (keys - 100) / 100 * 0.9, "faster than was allowed"
     assert "lookups_rebuilt" in one.log.read_text()
     wait_until(lambda: values(served.user, users) == values(by_worker(one), users), "other answers than the worker's")
