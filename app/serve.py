@@ -33,7 +33,8 @@ async def serve(settings: Settings) -> None:
     catalogue = Catalogue(registry)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     reader = RedisLookupReader(settings, NoTables(), lookup_views(wanted(settings)), observe=LookupReads(catalogue).observe)
-    server = SidecarServer(create_lookup_server(settings, reader, registry), settings.sidecar_host, settings.serve_port)
+    app = create_lookup_server(settings, reader, registry)
+    server = SidecarServer(app, settings.sidecar_host, settings.serve_port, "VELTRIX_SERVE_PORT")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     try:
@@ -45,7 +46,7 @@ async def serve(settings: Settings) -> None:
 
 
 def main() -> None:
-    """Run one process; a wrong configuration ends it with status 78 and what to mend."""
+    """Run one process, or end with what to mend."""
     try:
         settings = load_settings()
     except SettingsError as exc:
@@ -56,7 +57,7 @@ def main() -> None:
     try:
         uvloop.run(serve(settings))
     except SidecarBindError as exc:
-        refuse(str(exc).replace("SIDECAR_PORT", "SERVE_PORT"))
+        refuse(str(exc))
 
 
 if __name__ == "__main__":

@@ -154,10 +154,11 @@ class RedisLookupReader:
         held = await self._redis.get([key for question in questions for key in (question.redis_key, question.cover_key)])
         if held is None:
             return self._from_tables(questions, "redis_down")
+        covers = {key: unpack_cover(held[key]) for key in {question.cover_key for question in questions}}
         answers: list[Found] = []
         left = []
         for number, question in enumerate(questions):
-            value, cover = held[question.redis_key], unpack_cover(held[question.cover_key])
+            value, cover = held[question.redis_key], covers[question.cover_key]
             answers.append(None if value is None or cover is None else _from_redis(question, value, cover))
             is_absent = value is None and cover is not None and not self._tables.owns(question.lane)
             if answers[-1] is None and not is_absent:

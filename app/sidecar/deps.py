@@ -39,7 +39,7 @@ class SidecarDeps:
     registry: CollectorRegistry
     loop_lag: LoopLag
     degraded: Callable[[], list[str]] = _nothing
-    """what does not work although the worker is ready, as short words (``redis``)"""
+    """what does not work although the worker is ready: short words (``redis``), or how far a refill is"""
     watchdog: Stalls = field(default_factory=NoWatchdog)
     breakers: BreakerControl = field(default_factory=NoBreakers)
     references: References = field(default_factory=NoReferences)

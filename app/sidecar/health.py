@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 from typing import Any, Protocol
 
@@ -12,6 +12,9 @@ from fastapi.responses import JSONResponse
 
 from app.engine.status import EngineStatus, RecoveryStatus, Stall, Stalls
 from app.sidecar.problems import Problem
+
+Probe = Callable[[], Awaitable[JSONResponse]]
+"""Answers 200, or raises a Problem that says what is the matter"""
 
 
 class LoopLag(Protocol):
@@ -67,7 +70,6 @@ class ProgressWatchdog:
 
 def health_router(engine: EngineStatus, watchdog: ProgressWatchdog, version: str, degraded: Callable[[], list[str]]) -> APIRouter:
     """``/livez``, ``/readyz`` and their aliases."""
-    router = APIRouter(tags=["health"])
 
     async def livez() -> JSONResponse:
         """200 while every partition with work moves; 503 problem+json says what stands still."""
@@ -84,6 +86,12 @@ def health_router(engine: EngineStatus, watchdog: ProgressWatchdog, version: str
             raise Problem(503, "not-ready", f"Waiting for {waiting}.", state, {"retry-after": "1"})
         return JSONResponse({"status": "ready", **state})
 
+    return probes(livez, readyz)
+
+
+def probes(livez: Probe, readyz: Probe) -> APIRouter:
+    """Both probes under both of their names."""
+    router = APIRouter(tags=["health"])
     for path, alias, endpoint in (("/livez", "/health/live", livez), ("/readyz", "/health/ready", readyz)):
         router.add_api_route(path, endpoint, response_model=None, responses={503: {"description": "application/problem+json"}})
         router.add_api_route(alias, endpoint, response_model=None, include_in_schema=False)

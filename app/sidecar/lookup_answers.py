@@ -17,6 +17,8 @@ from app.sidecar.problems import Problem
 
 #: What a state key of a user starts with; an id without it is a user id.
 KEY_PREFIXES: Final = ("u:", "a:")
+#: A longer id of a key is refused unread.
+MAX_ID_CHARS: Final = 1024
 #: Between two looks while a caller waits for its own write, seconds.
 LOOK_S: Final = 0.02
 #: Longest wait for it, ms.

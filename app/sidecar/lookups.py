@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from app.domain.trending import MOST, Trending, merge
 from app.lookups.api import LookupAnswer, LookupReader, LookupUnavailable, UnknownLookup
 from app.sidecar.lookup_answers import (
+    MAX_ID_CHARS,
     MOST_WAIT_MS,
     Freshness,
     body_of,
@@ -28,7 +29,7 @@ from app.sidecar.problems import Problem
 
 MOST_IDS: Final = 500
 
-KeyId = Annotated[str, Path(alias="id", max_length=1024)]
+KeyId = Annotated[str, Path(alias="id", max_length=MAX_ID_CHARS)]
 IfNoneMatch = Annotated[str | None, Header()]
 MinOffset = Annotated[
     list[str] | None, Query(description="`<partition>:<offset>` of a source record that the answer must contain", max_length=100)
@@ -47,7 +48,7 @@ class LookupBody(BaseModel):
 class UsersRequest(BaseModel):
     """Ids as in the path of a single look-up."""
 
-    ids: list[Annotated[str, Field(min_length=1, max_length=1024)]] = Field(
+    ids: list[Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS)]] = Field(
         min_length=1, max_length=MOST_IDS, examples=[["42", "a:x"]]
     )
 

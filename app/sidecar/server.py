@@ -16,17 +16,18 @@ import uvicorn
 from starlette.types import ASGIApp
 
 STOP_TIMEOUT_S = 5
+PORT_SETTING = "VELTRIX_SIDECAR_PORT"
 
 
 class SidecarBindError(Exception):
     """The sidecar's address cannot be used; the message says what to set. Start again after that."""
 
-    def __init__(self, host: str, port: int, error: OSError) -> None:
+    def __init__(self, host: str, port: int, error: OSError, port_setting: str = PORT_SETTING) -> None:
         self.host, self.port = host, port
         if error.errno == errno.EADDRINUSE:
-            super().__init__(f"port {port} is in use: set VELTRIX_SIDECAR_PORT")
+            super().__init__(f"port {port} is in use: set {port_setting}")
         elif error.errno == errno.EACCES:
-            super().__init__(f"port {port} needs privileges: set VELTRIX_SIDECAR_PORT above 1023")
+            super().__init__(f"port {port} needs privileges: set {port_setting} above 1023")
         else:
             super().__init__(f"cannot listen on {host}:{port} ({error.strerror or error}): set VELTRIX_SIDECAR_HOST")
 
@@ -48,10 +49,10 @@ class _Server(uvicorn.Server):
 
 
 class SidecarServer:
-    """Serves ``app`` on ``host:port`` in the running loop. Port 0 takes a free one."""
+    """Serves ``app`` on ``host:port`` in the running loop. Port 0 takes a free one; ``port_setting`` is where it comes from."""
 
-    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
-        self._app, self._host, self._port = app, host, port
+    def __init__(self, app: ASGIApp, host: str, port: int, port_setting: str = PORT_SETTING) -> None:
+        self._app, self._host, self._port, self._port_setting = app, host, port, port_setting
         self._socket: socket.socket | None = None
         self._server: _Server | None = None
 
@@ -76,7 +77,7 @@ class SidecarServer:
             family, *_, address = found[0]
             self._socket = socket.create_server((str(address[0]), self._port), family=family)
         except OSError as exc:
-            raise SidecarBindError(self._host, self._port, exc) from exc
+            raise SidecarBindError(self._host, self._port, exc, self._port_setting) from exc
         self._port = int(self._socket.getsockname()[1])
         self._server = _Server(self._config())
 

@@ -14,20 +14,14 @@ from app.engine.api import LaneId
 from app.lookups.api import LookupReader
 from app.settings import Settings
 from app.sidecar import problems
-from app.sidecar.app import allowed_hosts, index_router, protect
+from app.sidecar.app import LINKS, allowed_hosts, index_router, protect
+from app.sidecar.health import probes
 from app.sidecar.hot_lookups import MAX_REQUESTS, HotLookups
 from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import metrics_router
 from app.sidecar.problems import Problem
 
-LINKS: Final = {
-    "live": "/livez",
-    "ready": "/readyz",
-    "metrics": "/metrics",
-    "lookups": "/api/v1/lookups/{resource}/{id}",
-    "docs": "/docs",
-    "openapi": "/openapi.json",
-}
+SERVED: Final = ("live", "ready", "metrics", "lookups", "docs", "openapi")
 
 
 class RedisReader(LookupReader, Protocol):
@@ -45,14 +39,12 @@ def create_lookup_server(settings: Settings, reader: RedisReader, registry: Coll
     server.include_router(_health_router(reader, settings.app_version))
     server.include_router(metrics_router(registry))
     server.include_router(lookups_router(reader), prefix="/api/v1")
-    server.include_router(index_router(settings, LINKS))
+    server.include_router(index_router(settings, {name: LINKS[name] for name in SERVED}))
     protect(server, settings, registry, MAX_REQUESTS)
     return HotLookups(server, reader, allowed_hosts(settings))
 
 
 def _health_router(reader: RedisReader, version: str) -> APIRouter:
-    router = APIRouter(tags=["health"])
-
     async def livez() -> JSONResponse:
         """200: there is nothing in this process that could stand still while it answers."""
         return JSONResponse({"status": "alive", "version": version})
@@ -66,7 +58,4 @@ def _health_router(reader: RedisReader, version: str) -> APIRouter:
         state: dict[str, Any] = {"partitions": len(covers), "unfilled": unfilled, "version": version}
         return JSONResponse({"status": "ready", **state})
 
-    for path, alias, endpoint in (("/livez", "/health/live", livez), ("/readyz", "/health/ready", readyz)):
-        router.add_api_route(path, endpoint, response_model=None, responses={503: {"description": "application/problem+json"}})
-        router.add_api_route(alias, endpoint, response_model=None, include_in_schema=False)
-    return router
+    return probes(livez, readyz)
