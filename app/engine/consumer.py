@@ -55,6 +55,7 @@ class EngineConsumer(driver.Consumer):
 
     #: Monotonic time at which the lanes were closed for a rebalance; 0 while they run.
     _stood_still_at = 0.0
+    _giving_up: asyncio.Task[None] | None = None
 
     @property
     def _engine(self) -> Engine:
@@ -203,7 +204,15 @@ class EngineConsumer(driver.Consumer):
         return ok
 
     async def wait_empty(self) -> None:
-        """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes. Bounded, else the process ends."""
+        """Before a rebalance or stop: finish the units in flight, commit them, stop the lanes. Bounded, else the process ends.
+
+        A stop may come in the middle of a rebalance. It waits for the same lanes: what they need is released once, after them.
+        """
+        if self._giving_up is None or self._giving_up.done():
+            self._giving_up = asyncio.get_running_loop().create_task(self._give_up(), name="give-up-lanes")
+        await asyncio.shield(self._giving_up)
+
+    async def _give_up(self) -> None:
         self._stood_still_at = time.monotonic()
         limit_s = _DRAIN_LIMITS * self._engine.settings.drain_timeout_ms / 1000
         try:

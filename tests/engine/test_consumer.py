@@ -319,6 +319,33 @@ async def test_before_a_rebalance_units_in_flight_are_finished_and_committed(wir
     assert wired.rig.engine.lanes == {}
 
 
+@pytest.mark.parametrize("is_first_given_up", [False, True])
+async def test_a_stop_in_the_middle_of_a_rebalance_waits_for_the_same_lanes(
+    wired: Wired, is_first_given_up: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released = list[int]()
+
+    async def release() -> None:
+        released.append(len(wired.thread.commits))
+
+    monkeypatch.setattr(wired.rig.engine, "release", release)
+    await wired.open(S0)
+    wired.rig.engine.submit(SOURCE, 0, events(0, 4))
+    await settle()
+    rebalance = asyncio.create_task(wired.consumer.wait_empty())
+    await settle()
+    if is_first_given_up:
+        rebalance.cancel()
+    stop = asyncio.create_task(wired.consumer.wait_empty())
+    await settle()
+
+    assert (stop.done(), released) == (False, [])
+    await wired.rig.acknowledge_all()
+    await stop
+    assert wired.thread.commits == [{S0: 4}]
+    assert released == [1], "once, after the commit"
+
+
 async def test_a_commit_that_never_ends_does_not_hold_a_stop_back_for_ever(wired: Wired, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.engine.consumer._DRAIN_LIMITS", 0.1)  # of 500 ms
     await wired.open(S0)

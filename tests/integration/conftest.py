@@ -22,6 +22,7 @@ from app.topics import all_topics
 from deploy.local.kafka import LocalKafka
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
+from tests.integration.slowness import slowness
 from tests.integration.topic_admin import recreate
 
 HERE = Path(__file__).parent
@@ -81,6 +82,23 @@ class StartWorker(Protocol):
     def __call__(
         self, settings: Settings, *, run_dir: Path | None = None, ready: bool = True, **overrides: Any
     ) -> WorkerProcess: ...
+
+
+class Limit(Protocol):
+    """Seconds that something may take: the promise, or how long it takes when the mechanism behind it is broken."""
+
+    def __call__(self, promised_s: float, *, broken_s: float) -> float: ...
+
+
+@pytest.fixture
+def limit(request: pytest.FixtureRequest) -> Limit:
+    """Promises in seconds are for a quiet machine, hence for ``make test-faults``. Elsewhere the law is the mechanism."""
+    is_quiet = "faults" in (request.config.option.markexpr or "")
+
+    def seconds(promised_s: float, *, broken_s: float) -> float:
+        return promised_s * slowness() if is_quiet else broken_s
+
+    return seconds
 
 
 @pytest.fixture

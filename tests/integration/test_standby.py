@@ -10,16 +10,17 @@ import pytest
 
 from deploy.local.worker_process import WorkerProcess
 from tests.integration import truth
-from tests.integration.conftest import MakeTopics, StartWorker
+from tests.integration.conftest import Limit, MakeTopics, StartWorker
 
 WAIT_S = 60.0
-#: Session timeout of 10 s, a rebalance, and the tail.
-TAKEN_OVER_S = 15.0
+SESSION_S = 10.0
+#: A rebalance and the tail; with lanes that do not end it would be twice the drain timeout.
+TAKEN_OVER_S, DRAINS_S = 5.0, 40.0
 
 
 @pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
 def test_a_standby_takes_over_from_a_killed_worker_with_only_the_tail_to_restore(
-    topics: MakeTopics, worker: StartWorker, guarantee: str
+    topics: MakeTopics, worker: StartWorker, guarantee: str, limit: Limit
 ) -> None:
     settings, sent = topics(standby_replicas=1, processing_guarantee=guarantee), truth.Sent()
     events = truth.clicks(9_000, "standby")
@@ -38,7 +39,7 @@ def test_a_standby_takes_over_from_a_killed_worker_with_only_the_tail_to_restore
     truth.send(settings, events[6_000:], sent)
     truth.wait_consumed([second], 9_000)
 
-    assert time.monotonic() - killed < TAKEN_OVER_S
+    assert time.monotonic() - killed < SESSION_S + limit(TAKEN_OVER_S, broken_s=DRAINS_S)
     assert _restored(second) - followed < 100, "a standby restores its tail, not the whole table"
     truth.assert_exact(settings, sent)
 
