@@ -121,7 +121,7 @@ def _classify(batch: Batch[Rules], effects: Effects) -> list[tuple[Record, Inter
 async def _join(
     reference: Joiner, valid: list[tuple[Record, Interaction]], effects: Effects
 ) -> tuple[list[tuple[Record, Interaction]], Joined]:
-    """Reference data of the batch. Events that must not pass without it are parked, and change no state."""
+    """Reference data of the batch. Events that must not pass without it are tried again later, and change no state."""
     users = {interaction.event.user_id for _, interaction in valid if interaction.event.user_id}
     joined = await reference.look_up(users, {item for _, interaction in valid for item in interaction.items})
     passing = []
@@ -130,9 +130,7 @@ async def _join(
         if reason is None:
             passing.append((record, interaction))
         else:
-            effects.dead_letter(
-                record, Failure("enrich", "reference_unavailable", f"reference data: {reason}", "transient_timeout")
-            )
+            effects.retry(record, Failure("enrich", "reference_unavailable", f"reference data: {reason}", "transient_timeout"))
     return passing, joined
 
 

@@ -21,8 +21,10 @@ from agents.process_interactions import Rules
 from agents.registry import registry
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
+from app.dead_letters.retries import TieredRetries
 from app.declared import AGENT_FILES, lookup_views, wanted
 from app.engine import broken_connection
+from app.engine.api import Retries
 from app.engine.consumer import EngineConsumer, EngineProducer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce, Delivery
@@ -61,7 +63,7 @@ from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.reference import ReferenceMetrics
 from app.telemetry.watch import WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
-from app.topics import AGENTS, dead_letters_of
+from app.topics import AGENTS, dead_letters_of, retry_tiers
 
 log = structlog.get_logger(__name__)
 
@@ -152,8 +154,15 @@ def new_engine(
             observer=metrics,
             listener=listener,
             fatal=fatal,
+            retries=retries_of(settings, declarations),
         )
     )
+
+
+def retries_of(settings: Settings, declarations: Sequence[AgentDeclaration]) -> dict[str, Retries]:
+    """The retry tiers of those sources that have some."""
+    found = {agent.source: TieredRetries.of(settings, agent.source) for agent in declarations}
+    return {source: retries for source, retries in found.items() if retries is not None}
 
 
 def new_delivery(
@@ -164,7 +173,9 @@ def new_delivery(
     check_alive: Callable[[], None],
 ) -> Delivery:
     """How units become durable, by ``processing_guarantee``."""
-    dead_letter = DeadLetterRecordEncoder(settings, {a.source: dead_letters_of(settings.app_id, a.source) for a in declarations})
+    queues = {agent.source: dead_letters_of(settings.app_id, agent.source) for agent in declarations}
+    tiers = {tier.topic: source for source in queues for tier in retry_tiers(settings, source)}
+    dead_letter = DeadLetterRecordEncoder(settings, queues, retried=tiers)
     if settings.processing_guarantee == "at_least_once":
         return AtLeastOnce(IdempotentProducing(lambda: producer_of(stream_app)), dead_letter, check_alive)
     return ExactlyOnce(

@@ -172,6 +172,15 @@ class Settings(BaseSettings):
     reference_concurrency: int = Field(4, ge=1, le=64, description="Queries at one time, and connections, per worker")
     reference_cached_rows: int = Field(50_000, ge=1, description="Rows per table in the process cache; about 1 KiB each")
 
+    # -- retries: what a dependency that does not answer holds up waits here, not in the stream (ADR 0012) -----------
+    retry_delays: str = Field(
+        "5s,1m,10m",
+        pattern=r"^([1-9][0-9]*(ms|s|m|h)(,[1-9][0-9]*(ms|s|m|h))*)?$",
+        description="One topic per delay; the last repeats; empty: transient failures are dead letters at once",
+    )
+    retry_max_attempts: int = Field(50, ge=1, description="Then the record is a dead letter (retries_exhausted)")
+    retry_give_up_ms: int = Field(86_400_000, ge=1000, description="... or when its first failure is this long ago")
+
     # -- dead letters -----------------------------------------------------------------------------
     dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
 

@@ -27,6 +27,10 @@ AGENTS: Mapping[str, str] = {
 #: Written and read by ourselves: what is in them belongs to the state as it was, so a reset skips it.
 INTERNAL = frozenset({ITEM_ACTIVITY})
 
+#: Sources whose transient failures wait in retry tiers.
+RETRIED = frozenset({INTERACTIONS})
+_UNIT_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000}
+
 #: What a header of a dead letter adds at most; its topic must take a source record plus this.
 DLQ_HEADROOM_BYTES = 64 * 1024
 #: A zombie's late write is found and repaired within seconds by the rightful worker; until then compaction must keep
@@ -48,6 +52,14 @@ class Topic:
     config: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class RetryTier:
+    """A topic in which failed records wait for ``delay_ms`` (give or take the jitter)."""
+
+    topic: str
+    delay_ms: int
+
+
 def running(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> tuple[str, ...]:
     """Those of ``agents`` that the settings do not switch off."""
     return tuple(agent for agent in agents if settings.windows_enabled or AGENTS.get(agent) != ITEM_ACTIVITY)
@@ -61,6 +73,18 @@ def changelog_of(app_id: str, agent: str) -> str:
 def dead_letters_of(app_id: str, source: str) -> str:
     """``dlq.<app>.<source>``: the prefix is fixed by KIP-1191, one queue per consumer app and source."""
     return f"dlq.{app_id}.{source}"
+
+
+def retry_tiers(settings: Settings, source: str) -> tuple[RetryTier, ...]:
+    """``retry.<app>.<source>.<delay>``, in the order in which a record meets them; none for a source without."""
+    labels = settings.retry_delays.split(",") if settings.retry_delays and source in RETRIED else []
+    return tuple(RetryTier(f"retry.{settings.app_id}.{source}.{label}", _delay_ms(label)) for label in labels)
+
+
+def _delay_ms(label: str) -> int:
+    """``10m`` in milliseconds."""
+    number = label.rstrip("hms")
+    return int(number) * _UNIT_MS[label.removeprefix(number)]
 
 
 def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> list[Topic]:
@@ -84,6 +108,7 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
         *(_of_windows(n, durable) if settings.windows_enabled else []),
         *([_changes(n, durable)] if settings.enrichment_enabled else []),
         *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
+        *(Topic(tier.topic, n, "retries", dlq) for source in _sources(agents) for tier in retry_tiers(settings, source)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
     ]
 

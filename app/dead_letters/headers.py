@@ -44,12 +44,17 @@ EDITED: Final = "dlq.edited"
 VALUE_BYTES: Final = "dlq.value.bytes"
 """Only in a pointer record: size of the value that the queue could not take."""
 
+RETRY_DUE: Final = "dlq.retry.due"
+"""Only in a retry tier: when the record is tried again, epoch ms."""
+RETRY_ATTEMPT: Final = "dlq.retry.attempt"
+"""Only in a retry tier: how often it has failed, from 1."""
+
 #: Written by us on every capture, so never copied from the incoming record as they are.
 MANAGED: Final = frozenset(
     {
         TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, ID, DISPOSITION, STAGE, REASON, EXCEPTION_CLASS,
         EXCEPTION_STACKTRACE, FINGERPRINT, FAILED_AT, FIRST_FAILED_AT, ORIGINAL_TIMESTAMP, ORIGINAL_TIMESTAMP_TYPE, APP,
-        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES,
+        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES, RETRY_DUE, RETRY_ATTEMPT,
     }
 )  # fmt: skip
 

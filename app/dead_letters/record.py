@@ -15,7 +15,7 @@ from typing import Final
 from app.dead_letters import headers as h
 from app.dead_letters.lineage import Lineage, split_headers
 from app.dead_letters.trace import Described, describe, fingerprint, shape_of
-from app.engine.api import Failure, Header, Output, Record
+from app.engine.api import Failure, Header, Output, Record, Retry
 from app.settings import Settings
 from app.topics import DLQ_HEADROOM_BYTES, INTERACTIONS, SOURCE_MAX_MESSAGE_BYTES, dead_letters_of
 
@@ -52,6 +52,7 @@ class DeadLetterRecordEncoder:
     Args:
         settings: names, version and whether traces are written.
         sources: source topic -> its queue; by default the one of ``interactions``.
+        retried: topic of a retry tier -> the source whose records wait in it.
         group: consumer group that failed; by default the application id.
         max_bytes: what the queue's topic takes.
     """
@@ -62,8 +63,10 @@ class DeadLetterRecordEncoder:
         sources: Mapping[str, str] | None = None,
         group: str | None = None,
         max_bytes: int = MAX_RECORD_BYTES,
+        retried: Mapping[str, str] | None = None,
     ) -> None:
-        self._queues = dict(sources or {INTERACTIONS: dead_letters_of(settings.app_id, INTERACTIONS)})
+        self._sources = dict(sources or {INTERACTIONS: dead_letters_of(settings.app_id, INTERACTIONS)})
+        self._queues = self._sources | {tier: self._sources[source] for tier, source in (retried or {}).items()}
         self._stacktraces = settings.dlq_stacktraces
         self._max_bytes = max_bytes
         self._group: Header = (h.GROUP, (group or settings.app_id).encode())
@@ -75,8 +78,8 @@ class DeadLetterRecordEncoder:
         self._kinds: dict[object, _Kind] = {}
         self._moment: tuple[int, bytes] = (0, h.rfc3339(0).encode())
 
-    def __call__(self, record: Record, failure: Failure, failed_at_ms: int) -> Output:
-        """The dead letter of ``record``, which failed at ``failed_at_ms`` (epoch ms).
+    def __call__(self, record: Record, failure: Failure, failed_at_ms: int, retry: Retry | None = None) -> Output:
+        """The dead letter of ``record``, which failed at ``failed_at_ms`` (epoch ms); with ``retry``, what waits in its tier.
 
         Raises:
             UnknownSource: the record's topic has no queue.
@@ -84,11 +87,14 @@ class DeadLetterRecordEncoder:
         queue = self._queues.get(record.topic)
         if queue is None:
             raise UnknownSource(record.topic)
-        own, lineage = split_headers(record, self._queues) if record.headers else ((), None)
+        own, lineage = split_headers(record, self._sources) if record.headers else ((), None)
         kind = self._kind(failure)
         about = self._about(record, failure, kind, lineage, self._at(failed_at_ms))
-        whole = (*own, *about, *kind.headers, *kind.stacktrace, *self._about_us)
         key, value = record.key, record.value
+        if retry is not None:  # always fits: a tier's topic takes as much as the queue, and there is no trace
+            when = ((h.RETRY_DUE, b"%d" % retry.due_ms), (h.RETRY_ATTEMPT, b"%d" % retry.attempt))
+            return Output(retry.topic, key, value, (*own, *about, *kind.headers, *self._about_us, *when))
+        whole = (*own, *about, *kind.headers, *kind.stacktrace, *self._about_us)
         # Our own headers are bounded well below the headroom; they need no count.
         small = not own and len(key or b"") + len(value or b"") <= self._max_bytes - DLQ_HEADROOM_BYTES
         if small or self._fits(key, value, whole):

@@ -2,14 +2,14 @@
 
 An agent is ``async def name(batch: Batch) -> Effects``, declared with ``@registry.agent(...)`` in its own
 file under ``agents/``. Its body runs once per micro-batch: records of one partition, in offset order.
-It must give every record exactly one outcome (``emit``, ``duplicate``, ``dead_letter``, ``drop``) and must
+It must give every record exactly one outcome (``emit``, ``duplicate``, ``retry``, ``dead_letter``, ``drop``) and must
 change nothing but the state view: the engine may throw the result away and call again with fewer records.
 """
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -60,16 +60,45 @@ class Failure:
     exception: BaseException | None = None
 
 
+class Transient(Exception):
+    """Raise it in a body: something that its records need does not answer now. They are retried later, not parked.
+
+    So are records for which a body raises ``TimeoutError`` or ``ConnectionError``.
+    """
+
+
+class Retry(NamedTuple):
+    """Where a failed record waits: in ``topic``, until ``due_ms`` (epoch ms). ``attempt``: how often it failed, from 1."""
+
+    topic: str
+    due_ms: int
+    attempt: int
+
+
 class Effects:
     """What one run of an agent's body decided, record by record. Created by ``batch.effects()``."""
 
-    __slots__ = ("_offsets", "aside", "dead_letters", "dropped", "duplicates", "emitted", "late_events", "outputs", "published")
+    __slots__ = (
+        "_offsets",
+        "aside",
+        "dead_letters",
+        "dropped",
+        "duplicates",
+        "emitted",
+        "late_events",
+        "outputs",
+        "published",
+        "retries",
+        "retrying",
+    )
 
     def __init__(self) -> None:
         self.outputs: list[tuple[Record, Output]] = []
         self.published: list[Output] = []
         self.dead_letters: list[tuple[Record, Failure]] = []
         self.aside: list[tuple[Record, Failure]] = []
+        self.retrying: list[tuple[Record, Failure]] = []
+        self.retries: list[tuple[Record, Failure, Retry]] = []
         self.late_events: dict[str, int] = {}
         self.emitted = 0
         self.duplicates = 0
@@ -92,6 +121,23 @@ class Effects:
         """``record`` cannot be processed: park it with its reason."""
         self._offsets.append(record.offset)
         self.dead_letters.append((record, failure))
+
+    def retry(self, record: Record, failure: Failure) -> None:
+        """``record`` cannot be processed now: try again later. A dead letter when that was tried too often, or for too long."""
+        self._offsets.append(record.offset)
+        self.retrying.append((record, failure))
+
+    def plan_retries(self, retries: Retries | None, now_ms: int) -> None:
+        """Decide what becomes of each ``retry``: another attempt, or a dead letter. Called by the engine."""
+        for record, failure in self.retrying:
+            retry = None if retries is None else retries.plan(record, now_ms)
+            if retry is not None:
+                self.retries.append((record, failure, retry))
+            else:
+                self.dead_letters.append(
+                    (record, failure if retries is None else replace(failure, disposition="retries_exhausted"))
+                )
+        self.retrying = []
 
     def drop(self, record: Record, policy: str) -> None:
         """``record`` is left out on purpose, by the named policy."""
@@ -227,6 +273,23 @@ Body = Callable[[Any], Awaitable[Effects]]
 
 
 class DeadLetterEncoder(Protocol):
-    """Builds the dead letter of a record: its topic, original key and value, all headers."""
+    """Builds the dead letter of a record: its topic, original key and value, all headers. With ``retry``, what waits there."""
 
-    def __call__(self, record: Record, failure: Failure, failed_at_ms: int) -> Output: ...
+    def __call__(self, record: Record, failure: Failure, failed_at_ms: int, retry: Retry | None = None) -> Output: ...
+
+
+class Retries(Protocol):
+    """When and where the failed records of one source are tried again."""
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """Of the tiers, co-partitioned with the source; whoever reads the source reads them too."""
+        ...
+
+    def plan(self, record: Record, now_ms: int) -> Retry | None:
+        """The next attempt of ``record``, which has just failed; None: it was tried often and long enough."""
+        ...
+
+    def arrived(self, record: Record) -> tuple[int, Record]:
+        """A record of a tier: when it is due (epoch ms), and itself with the timestamp that it had in the source."""
+        ...

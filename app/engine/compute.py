@@ -3,7 +3,8 @@
 The body works on a stage that is thrown away when it raises. Then the records are halved and run again,
 in order, until the guilty record stands alone: it becomes a dead letter, the others are processed.
 A body that raises for one record in N costs about 2 log2(N) extra runs. State that would not fit one
-changelog RecordBatch is halved in the same way, into units of their own. What ends the whole process cannot
+changelog RecordBatch is halved in the same way, into units of their own. A body that raises because something does not
+answer is run a few times like this, then the rest of the batch goes to the retry tiers as it is. What ends the whole process cannot
 be caught: for that each run is noted in the crash journal (:mod:`app.engine.journal`).
 
 A run without records (a *tick*) lets an agent close what has become due. Nobody is to blame when it raises: it is
@@ -13,6 +14,7 @@ logged, and tried again at the next tick.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,7 +22,7 @@ from typing import Any
 import structlog
 
 from app.domain.damage import DamagedState
-from app.engine.api import Body, Effects, Failure, LaneId, Output, Record
+from app.engine.api import Body, Effects, Failure, LaneId, Output, Record, Retries, Retry, Transient
 from app.engine.journal import LaneJournal
 from app.engine.state import LaneState, Stage
 
@@ -30,6 +32,10 @@ log = structlog.get_logger(__name__)
 _CHANGELOG_RECORD_OVERHEAD = 24
 #: Room kept for the batch header and the marker record.
 _CHANGELOG_BATCH_OVERHEAD = 2048
+#: What a body raises when something does not answer: no record is to blame.
+_PASSING = (Transient, TimeoutError, ConnectionError)
+#: Runs of one batch that may fail like that in search of a record that is to blame after all; then all that is left waits.
+_PASSING_RUNS = 12
 #: Room kept for the headers and varints of an output record.
 _OUTPUT_OVERHEAD = 2048
 
@@ -90,6 +96,7 @@ class Computed:
     outputs: list[tuple[Record, Output]] = field(default_factory=list)
     dead_letters: list[tuple[Record, Failure]] = field(default_factory=list)
     aside: list[tuple[Record, Failure]] = field(default_factory=list)
+    retries: list[tuple[Record, Failure, Retry]] = field(default_factory=list)
     emitted: int = 0
     duplicates: int = 0
     dropped: int = 0
@@ -106,6 +113,7 @@ class Computed:
         self.outputs += effects.outputs
         self.dead_letters += effects.dead_letters
         self.aside += effects.aside
+        self.retries += effects.retries
         for result, count in effects.late_events.items():
             self.late[result] = self.late.get(result, 0) + count
         self.emitted += effects.emitted
@@ -117,10 +125,21 @@ class Computed:
 
 
 class Computer:
-    """Runs one agent's body for one lane. Without a ``journal``, a record that kills the process is run for ever."""
+    """Runs one agent's body for one lane.
+
+    Without a ``journal``, a record that kills the process is run for ever; without ``retries``, what is to be tried again
+    is a dead letter.
+    """
 
     def __init__(
-        self, lane: LaneId, body: Body, context: Any, state: LaneState, batch_limit: int, journal: LaneJournal | None = None
+        self,
+        lane: LaneId,
+        body: Body,
+        context: Any,
+        state: LaneState,
+        batch_limit: int,
+        journal: LaneJournal | None = None,
+        retries: Retries | None = None,
     ) -> None:
         self._lane = lane
         self._body = body
@@ -128,11 +147,14 @@ class Computer:
         self._state = state
         self._limit = batch_limit
         self._journal = journal
+        self._retries = retries
+        self._passing = 0
 
     async def run(self, records: Sequence[Record]) -> list[Computed]:
         """Process ``records`` (one topic, offset order) into one unit, or several when their state is large."""
         units: list[Computed] = []
         journal = self._journal
+        self._passing = 0
         if journal is None:
             await self._run(records, units)
         elif journal.worker.is_calm:
@@ -225,17 +247,32 @@ class Computer:
         self, units: list[Computed], records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int
     ) -> None:
         effects.outputs += [(records[-1], output) for output in effects.published]
+        if effects.retrying:
+            effects.plan_retries(self._retries, time.time_ns() // 1_000_000)
         if not units or units[-1].changelog_size + size > self._limit:
             units.append(Computed(records[-1].topic))
         units[-1].add(records, effects, writes, size)
 
     async def _isolate(self, records: Sequence[Record], exc: Exception | SystemExit, units: list[Computed]) -> None:
+        self._passing += isinstance(exc, _PASSING)
+        if isinstance(exc, _PASSING) and (len(records) == 1 or self._passing >= _PASSING_RUNS):
+            self._retry(records, exc, units)
+            return
         if len(records) > 1:
             half = len(records) // 2
             await self._run(records[:half], units)
             await self._run(records[half:], units)
             return
         self._park(records, self._failure(exc), units)
+
+    def _retry(self, records: Sequence[Record], exc: BaseException, units: list[Computed]) -> None:
+        """``records`` are to be tried again and change no state."""
+        failure = Failure("aggregate", "no_answer", f"{type(exc).__name__} in agent {self._lane.agent}", "transient_timeout", exc)
+        effects = Effects()
+        for record in records:
+            effects.retry(record, failure)
+        self._state.accept(self._state.stage(), {})
+        self._append(units, records, effects, {}, 0)
 
     def _park(self, records: Sequence[Record], failure: Failure, units: list[Computed]) -> None:
         """The one record of ``records`` is a dead letter and changes no state."""

@@ -24,6 +24,7 @@ from aiokafka.errors import (
 )
 from aiokafka.protocol.group import HeartbeatRequest
 from aiokafka.structs import OffsetAndMetadata
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types import TP
 
@@ -117,16 +118,27 @@ class EngineConsumer(driver.Consumer):
             elif tp.topic in engine.sources:
                 engine.submit(tp.topic, tp.partition, batch)
 
-    def _is_at_end(self, tp: TopicPartition) -> bool:
-        """Nothing of ``tp`` is left to read, by a fetch response of a moment ago."""
+    def _is_at_end(self, tp: TopicPartition, since_ms: int) -> bool:
+        """Nothing of ``tp`` is left to read, by a fetch response of a moment ago and not before ``since_ms`` (epoch ms)."""
         partition = KafkaPartition(*tp)
         if partition not in self._client.assignment():
             return False
         answered_ms, end = self._client.last_poll_timestamp(partition), self._client.highwater(partition)
-        if answered_ms is None or end is None or time.time() * 1000 - answered_ms > _FRESH_MS:
+        if answered_ms is None or end is None or answered_ms < max(since_ms, time.time() * 1000 - _FRESH_MS):
             return False
+        return bool(self.read_up_to(tp) >= end)
+
+    def read_up_to(self, tp: TopicPartition) -> int:
+        """The next offset to fetch, behind what no lane sees (control records); -1 when unknown."""
+        partition = KafkaPartition(*tp)
+        try:
+            is_ours = partition in self._client.assignment()
+        except ConsumerNotStarted:
+            return -1
+        if not is_ours:
+            return -1
         state = self._client._subscription.subscription.assignment.state_value(partition)
-        return bool(state.has_valid_position and state.position >= end)
+        return int(state.position) if state.has_valid_position else -1
 
     def _set_paused(self, tp: TopicPartition, paused: bool) -> None:
         self._pause_fetching({TP(*tp)}, paused)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import structlog
 
-from app.engine.api import LaneId, Record
+from app.engine.api import LaneId, Record, Retries
 from app.engine.breaker import BreakerPolicy, Breakers
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
@@ -26,6 +26,7 @@ from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.store import PartitionStore, StoreOptions, partition_path
+from app.engine.tiers import Tier, Tiers
 from app.settings import Settings
 from app.topics import changelog_of
 
@@ -56,6 +57,8 @@ class EngineParts:
     observer: Observer
     listener: DurableListener
     fatal: Fatal
+    retries: Mapping[str, Retries] = field(default_factory=dict)
+    """by source topic; without, what is to be tried again is a dead letter"""
 
 
 class Engine:
@@ -67,9 +70,10 @@ class Engine:
         self.lanes: dict[LaneId, Lane] = {}
         self.stores: dict[TopicPartition, PartitionStore] = {}
         self.changelogs = {changelog_of(settings.app_id, agent.name): agent for agent in parts.agents}
-        self.sources = {agent.source: agent for agent in parts.agents}
+        self.sources = {topic: agent for agent in parts.agents for topic in _topics_of(agent, parts.retries)}
+        """Every topic that a lane reads, those of retry tiers too"""
         self.set_paused: Callable[[TopicPartition, bool], None] = lambda tp, paused: None
-        self.is_at_end: Callable[[TopicPartition], bool] = lambda tp: False
+        self.is_at_end: Callable[[TopicPartition, int], bool] = lambda tp, since_ms: False
         self._journal = CrashJournal(settings.data_dir / "crashes", settings.crash_attempts)
         self.fatal = self._journal.sparing(parts.fatal)
         """Ends the process; the records being processed are not to blame"""
@@ -114,7 +118,7 @@ class Engine:
     def open_lanes(
         self, positions: Mapping[TopicPartition, SourcePosition], changelog_ends: Mapping[TopicPartition, int]
     ) -> dict[TopicPartition, int]:
-        """Start a lane per assigned source partition; returns where to read each from.
+        """Start a lane per agent and assigned partition number; returns where to read each topic of it from.
 
         Args:
             positions: of the source partitions.
@@ -123,31 +127,29 @@ class Engine:
         Raises:
             SourceShrank: a topic was deleted and created again under its table.
         """
-        return {
-            tp: self._open_lane(tp, position, changelog_ends.get(self.changelog_for(tp), 0)) for tp, position in positions.items()
-        }
+        starts: dict[TopicPartition, int] = {}
+        for changelog in dict.fromkeys(map(self.changelog_for, positions)):
+            of_lane = {tp: position for tp, position in positions.items() if self.changelog_for(tp) == changelog}
+            starts |= self._open_lane(changelog, of_lane, changelog_ends.get(changelog, 0))
+        return starts
 
-    def _open_lane(self, tp: TopicPartition, position: SourcePosition, changelog_end: int) -> int:
-        topic, partition = tp
-        agent = self.sources[topic]
-        changelog, _ = self.changelog_for(tp)
-        store = self.open_store(changelog, partition)
+    def _open_lane(
+        self, changelog: TopicPartition, positions: Mapping[TopicPartition, SourcePosition], changelog_end: int
+    ) -> dict[TopicPartition, int]:
+        agent, partition = self.changelogs[changelog[0]], changelog[1]
+        store = self.open_store(*changelog)
         progress = Progress(store.marker(), store.changelog_offset())
         progress.changelog_end = max(progress.changelog_end, changelog_end)
-        start = self._start_offset(tp, progress, position)
-        progress.start_at(topic, start)
-        progress.committed[topic] = position.committed
-        lane = Lane(
-            LaneId(agent.name, partition),
-            changelog,
-            self._lane_parts(agent, tp, store, progress),
-            self._lane_limits(agent),
-            progress,
-        )
+        starts = {tp: self._start_offset(tp, progress, position) for tp, position in positions.items()}
+        for (topic, _), start in starts.items():
+            progress.start_at(topic, start)
+            progress.committed[topic] = positions[topic, partition].committed
+        parts, limits = self._lane_parts(agent, partition, store, progress), self._lane_limits(agent)
+        lane = Lane(LaneId(agent.name, partition), changelog[0], parts, limits, progress)
         self.lanes[lane.id] = lane
         lane.start()
         self._parts.listener.lane_started(LaneTableView(lane))
-        return start
+        return starts
 
     def _start_offset(self, tp: TopicPartition, progress: Progress, position: SourcePosition) -> int:
         topic, partition = tp
@@ -166,22 +168,31 @@ class Engine:
             log.error("source_truncated", topic=topic, partition=partition, lost_from=start, lost_to=position.begin - 1)
         return max(start, position.begin)
 
-    def _lane_parts(self, agent: AgentDeclaration, tp: TopicPartition, store: PartitionStore, progress: Progress) -> LaneParts:
-        parts = self._parts
+    def _lane_parts(self, agent: AgentDeclaration, partition: int, store: PartitionStore, progress: Progress) -> LaneParts:
+        parts, tp, retries = self._parts, (agent.source, partition), self._parts.retries.get(agent.source)
         state = LaneState(store, self.settings.hot_values // max(1, self.settings.partitions), agent.views)
-        lane = LaneId(agent.name, tp[1])
+        lane = LaneId(agent.name, partition)
         limit = self.settings.produce_max_batch_bytes
         journal = self._journal.open(lane, progress.is_applied)
         return LaneParts(
-            computer=Computer(lane, agent.body, self.contexts[agent.name], state, limit, journal),
+            computer=Computer(lane, agent.body, self.contexts[agent.name], state, limit, journal, retries),
             state=state,
             delivery=parts.delivery,
             observer=parts.observer,
             listener=parts.listener,
             fatal=self.fatal,
             set_paused=lambda paused: self.set_paused(tp, paused),
+            tiers=Tiers() if retries is None else self._tiers(retries, partition),
             breaker=self.breakers.of(lane),
-            ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp)) if agent.ticks else None,
+            ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp, 0)) if agent.ticks else None,
+        )
+
+    def _tiers(self, retries: Retries, partition: int) -> Tiers:
+        return Tiers(self._tier((topic, partition), retries) for topic in retries.topics)
+
+    def _tier(self, tp: TopicPartition, retries: Retries) -> Tier:
+        return Tier(
+            tp[0], retries, lambda paused: self.set_paused(tp, paused), is_at_end=lambda since_ms: self.is_at_end(tp, since_ms)
         )
 
     def _lane_limits(self, agent: AgentDeclaration) -> LaneLimits:
@@ -236,6 +247,11 @@ class Engine:
             lane = self.lanes.get(LaneId(agent.name, partition)) if agent else None
             if lane is not None:
                 lane.progress.commit({topic: offset})
+
+
+def _topics_of(agent: AgentDeclaration, retries: Mapping[str, Retries]) -> list[str]:
+    """What a lane of this agent reads: its source, and the tiers of that."""
+    return [agent.source, *(retries[agent.source].topics if agent.source in retries else ())]
 
 
 def _is_rewind(position: SourcePosition, known: int, applied: int) -> bool:

@@ -66,9 +66,10 @@ class EngineApp(faust.App):
         return EngineTransport(self.conf.broker_producer, self)
 
     def bind(self, agents: Iterable[AgentDeclaration], partitions: int) -> None:
-        """Make Faust agents and tables of the declarations."""
+        """Make Faust agents and tables of the declarations; an agent reads all topics of its lanes."""
         for agent in agents:
-            topic = self.topic(agent.source, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=partitions)
+            read = [name for name, reader in self.engine.sources.items() if reader.name == agent.name]
+            topic = self.topic(*read, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=partitions)
             self.agent(topic, name=agent.name)(cast("Any", agent.body))
             self.tables.add(EngineTable(self, name=agent.name, key_type=bytes, value_type=bytes, partitions=partitions))
 

@@ -12,6 +12,7 @@ from faust.exceptions import ConsumerNotStarted
 from faust.types import TP
 
 from app.engine.api import LaneId
+from app.engine.consumer import EngineConsumer
 from app.engine.faust_app import EngineApp
 from app.engine.lane import Lane
 from app.engine.status import LaneStatus, Phase, RecoveryStatus, StandbyStatus
@@ -76,15 +77,16 @@ class RunningEngine:
 
     def _lane(self, lane: Lane, topic: str) -> LaneStatus:
         now, progress = time.monotonic(), lane.progress
+        next_offset = max(progress.next_offset(topic), progress.start_offset(topic))
         return LaneStatus(
             lane=lane.id,
             topic=topic,
             queued_records=lane.queued,
             units_in_flight=lane.units_in_flight,
             paused=lane.paused,
-            next_offset=max(progress.next_offset(topic), progress.start_offset(topic)),
+            next_offset=next_offset,
             committed_offset=progress.committed[topic],
-            end_offset=self._end_offset(topic, lane.id.partition),
+            end_offset=next_offset if self._is_empty(lane, topic) else self._end_offset(topic, lane.id.partition),
             changelog_offset=progress.changelog_offset,
             ledger=progress.durable_marker.ledger(),
             seconds_since_progress=now - progress.last_progress,
@@ -92,6 +94,8 @@ class RunningEngine:
             state_keys=lane.state.store.estimated_keys(),
             breaker=self._app.engine.breakers.status(lane.id),
             waiting=lane.state.waiting(),
+            is_tier=topic in lane.tiers,
+            not_due=lane.tiers.held(topic),
         )
 
     async def position(self, topic: str, partition: int) -> int:
@@ -101,6 +105,14 @@ class RunningEngine:
         except (ConsumerNotStarted, KafkaError, TimeoutError):  # not assigned any more, or no broker to ask
             return -1
         return -1 if position is None else position
+
+    def _is_empty(self, lane: Lane, topic: str) -> bool:
+        """A tier of which all records are applied. It may end in control records of our own, which no lane ever sees."""
+        if topic not in lane.tiers or lane.queued or lane.units_in_flight or lane.tiers.held(topic):
+            return False
+        return cast("EngineConsumer", self._app.consumer).read_up_to((topic, lane.id.partition)) >= max(
+            0, self._end_offset(topic, lane.id.partition)
+        )
 
     def _end_offset(self, topic: str, partition: int) -> int:
         """The highest end that anyone told; -1 when nobody did."""

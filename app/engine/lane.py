@@ -24,6 +24,7 @@ from app.engine.progress import Progress
 from app.engine.settlement import Settlement
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
+from app.engine.tiers import Tiers
 from app.engine.unit import Unit
 
 
@@ -65,7 +66,8 @@ class LaneParts:
     listener: DurableListener
     fatal: Fatal
     set_paused: Callable[[bool], None]
-    """Pause or resume fetching of this lane's partitions"""
+    """Pause or resume fetching of this lane's source"""
+    tiers: Tiers = field(default_factory=Tiers)
     breaker: LaneBreaker = field(default_factory=always_closed)
     ticks: Ticks | None = None
 
@@ -79,6 +81,7 @@ class Lane:
         self.progress = progress
         self.limits = limits
         self.state = parts.state
+        self.tiers = parts.tiers
         self.paused = False
         self._parts = parts
         self.queued = 0
@@ -112,6 +115,10 @@ class Lane:
         records = self.progress.unseen(records)
         if self.closing or not records:
             return
+        if records[0].topic in self.tiers:
+            self.tiers.hold(records)
+            self._work.set()
+            return
         self._queue.append(records)
         self.queued += len(records)
         if self.queued > self.limits.high_water and not self.paused:
@@ -135,17 +142,26 @@ class Lane:
 
     async def _compute(self) -> None:
         while True:
+            self._take_due()
             while not self.closing and (not self._may_take() or self._run_in_s() != 0.0 or self._is_full()):
                 await self._wait_for_work()
+                self._take_due()
             if self.closing:
                 return
             started = time.perf_counter()
             for computed in await self._run():
-                self._parts.breaker.record(len(computed.records), computed.dead_letters)
+                self._parts.breaker.record(len(computed.records) - len(computed.retries), computed.dead_letters)
                 while self._is_full():
                     await self._wait_for_work()
                 await self._publish(Unit(computed, started))
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
+
+    def _take_due(self) -> None:
+        """Queue what has waited long enough in a retry tier."""
+        if self.queued <= self.limits.high_water and self.tiers.wait_s() == 0.0:
+            for records in self.tiers.due():
+                self._queue.append(records)
+                self.queued += len(records)
 
     async def _run(self) -> list[Computed]:
         computer, ticks = self._parts.computer, self._parts.ticks
@@ -184,7 +200,7 @@ class Lane:
         self._work.clear()
         wait_s = self._parts.breaker.wait_s()
         if wait_s is None and not self._is_full():
-            wait_s = self._run_in_s()
+            wait_s = _sooner(self._run_in_s(), self.tiers.wait_s())
         alarm = None if wait_s is None else asyncio.get_running_loop().call_later(wait_s, self._work.set)
         await self._work.wait()
         if alarm is not None:
@@ -281,6 +297,7 @@ class Lane:
         self._work.set()
         self._parts.listener.unit_durable(self.id, writes, stamp, settlement.source_offset, previous)
         for unit in units:
+            self.tiers.wrote(retry.topic for _, _, retry in unit.computed.retries)
             self._parts.observer.unit_done(unit.report(self.id, logged_at))
 
     # -- both -------------------------------------------------------------------------------------
@@ -293,6 +310,11 @@ class Lane:
         self._acked.set()
         if not task.cancelled() and (exc := task.exception()) is not None:
             self._parts.fatal(f"lane {self.id} cannot go on: {type(exc).__name__}: {exc}", exc)
+
+
+def _sooner(one: float | None, other: float | None) -> float | None:
+    """The shorter wait; None is for ever."""
+    return min((wait for wait in (one, other) if wait is not None), default=None)
 
 
 def _fitting(sizes: Sequence[int], room: int) -> int:

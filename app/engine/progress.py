@@ -70,7 +70,7 @@ class Progress:
             emitted=before.emitted + computed.emitted,
             duplicates=before.duplicates + computed.duplicates,
             dead_lettered=before.dead_lettered + len(computed.dead_letters),
-            retried=before.retried,
+            retried=before.retried + len(computed.retries),
             dropped=before.dropped + computed.dropped,
         )
         return self._computed

@@ -65,11 +65,17 @@ class LaneStatus:
     breaker: BreakerStatus = BreakerStatus()
     waiting: Mapping[str, int] = field(default_factory=dict)
     """values that wait for their time, by view: open sessions, open windows"""
+    is_tier: bool = False
+    """``topic`` is a retry tier of the lane's source"""
+    not_due: int = 0
+    """records of the tier that are read and wait for their time"""
 
     @property
     def held_by(self) -> str:
         """What keeps the lane from taking records by design; empty when it should move. A pause by design is no stall."""
-        return "breaker" if self.breaker.state == "open" else ""
+        if self.breaker.state == "open":
+            return "breaker"
+        return "retry_delay" if self.not_due else ""
 
     @property
     def lag(self) -> int:
@@ -174,6 +180,8 @@ class UnitReport:
     changelog_bytes: int
     late: Mapping[str, int] = field(default_factory=dict)
     """events that came too late, by the result that leaves them out"""
+    retries: Sequence[tuple[str, str]] = ()
+    """(stage, reason) of each record that is to be tried again"""
 
 
 class Observer(Protocol):

@@ -77,6 +77,7 @@ class Unit:
             duplicates=computed.duplicates,
             dropped=computed.dropped,
             dead_letters=[(failure.stage, failure.reason) for _, failure in computed.dead_letters],
+            retries=[(failure.stage, failure.reason) for _, failure, _ in computed.retries],
             timestamps=[record.timestamp for record in computed.records],
             done_ms=time.time_ns() // 1_000_000,
             visible_ms=self.visible_ms,
@@ -104,4 +105,7 @@ def output_batches(
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
             letter = dead_letter(record, failure, now_ms)
             letters.of(letter.topic, lane.partition).append(now_ms, letter.key, letter.value, list(letter.headers))
+        for record, failure, retry in each.retries:
+            waiting = dead_letter(record, failure, now_ms, retry)
+            letters.of(waiting.topic, lane.partition).append(now_ms, waiting.key, waiting.value, list(waiting.headers))
     return outputs.done() + letters.done()

@@ -23,7 +23,7 @@ class BreakerAnswer(BaseModel):
 
 
 class LaneAnswer(BaseModel):
-    """One lane right now. Offsets are the next to read, null when unknown. `held_by`: what holds it by design (`breaker`)."""
+    """One lane right now. Offsets are the next to read, null when unknown. `held_by`: what holds it by design (`breaker`, `retry_delay`)."""
 
     agent: str
     partition: int

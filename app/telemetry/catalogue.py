@@ -172,6 +172,14 @@ DEAD_LETTERS = Metric(
     "veltrix_dead_letters_total", "counter", "Dead letters by stage and named reason.",
     "Find samples with GET /api/v1/dlq/records?reason=... ; a new reason usually is a new producer release.", ("stage", "reason"),
 )
+RETRIES = Metric(
+    "veltrix_retries_total", "counter", "Records sent to a retry tier because something did not answer, by stage and named reason.",
+    "Rising: that dependency is down or slow; events come through later, see veltrix_retry_waiting.", ("stage", "reason"),
+)
+RETRY_WAITING = Metric(
+    "veltrix_retry_waiting", "gauge", "Records in a retry tier's partition that have not been tried again.",
+    "Grows while a dependency is down. Not shrinking after it is back: read /api/v1/lanes for that topic.", ("tier", "partition"), "",
+)
 ASSIGNED = Metric(
     "veltrix_assigned_partitions", "gauge", "Partitions this worker owns.",
     "0 for minutes: more workers than partitions, or the group is rebalancing.",

@@ -43,7 +43,7 @@ class EngineMetrics:
 def _source(lane: LaneStatus) -> Iterator[m.Reading]:
     source = (lane.topic, str(lane.lane.partition))
     if lane.end_offset >= 0 and lane.next_offset >= 0:  # an unknown lag is absent, not 0
-        yield m.CONSUMER_LAG, source, lane.lag
+        yield m.RETRY_WAITING if lane.is_tier else m.CONSUMER_LAG, source, lane.lag
     if lane.committed_offset >= 0 and math.isfinite(lane.seconds_since_commit):
         yield m.COMMIT_AGE, source, lane.seconds_since_commit
 

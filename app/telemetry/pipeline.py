@@ -34,6 +34,7 @@ class SourceTotals:
         self.emitted += report.emitted
         self.duplicate += report.duplicates
         self.dead_lettered += len(report.dead_letters)
+        self.retried += len(report.retries)
         self.dropped += report.dropped
         stamps = sorted(report.timestamps)
         self.visible.observe_ages(report.visible_ms, stamps)
@@ -50,6 +51,7 @@ class PipelineMetrics:
         self._commit_seconds = Histogram(m.LATENCY_BUCKETS)
         self._phase_seconds: dict[str, float] = {}
         self._dead_letters: Counter[tuple[str, str]] = Counter()
+        self._retries: Counter[tuple[str, str]] = Counter()
         self._late: Counter[str] = Counter()
         self._changelog_records = self._changelog_bytes = 0
         self._commits = {"ok": 0, "failed": 0}
@@ -73,7 +75,9 @@ class PipelineMetrics:
             self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
         self._late.update(report.late)
         if report.dead_letters:
-            self._count_reasons(report.dead_letters)
+            _count_reasons(self._dead_letters, report.dead_letters)
+        if report.retries:
+            _count_reasons(self._retries, report.retries)
 
     def committed(self, seconds: float, ok: bool) -> None:
         """One offset commit came back."""
@@ -90,11 +94,6 @@ class PipelineMetrics:
         self._rebalances += 1
         self._rebalance_seconds += seconds
 
-    def _count_reasons(self, pairs: Sequence[tuple[str, str]]) -> None:
-        for pair, count in Counter(pairs).items():
-            known = pair in self._dead_letters or len(self._dead_letters) < MAX_REASONS
-            self._dead_letters[pair if known else OTHER] += count
-
     # -- Source -----------------------------------------------------------------------------------
     def readings(self) -> Iterator[m.Reading]:
         for topic, totals in self._totals.items():
@@ -107,6 +106,8 @@ class PipelineMetrics:
             yield m.LATE_EVENTS, (result,), count
         for (stage, reason), count in self._dead_letters.items():
             yield m.DEAD_LETTERS, (stage, reason), count
+        for (stage, reason), count in self._retries.items():
+            yield m.RETRIES, (stage, reason), count
         for phase, seconds in self._phase_seconds.items():
             yield m.LOOP_SECONDS, (phase,), seconds
         yield from self._unlabelled()
@@ -123,3 +124,8 @@ class PipelineMetrics:
         yield m.REBALANCE_SECONDS, (), self._rebalance_seconds
         yield m.RECOVERY_RESTORED, (), self._restored_records
         yield m.RECOVERY_BYTES, (), self._restored_bytes
+
+
+def _count_reasons(counts: Counter[tuple[str, str]], pairs: Sequence[tuple[str, str]]) -> None:
+    for pair, count in Counter(pairs).items():
+        counts[pair if pair in counts or len(counts) < MAX_REASONS else OTHER] += count

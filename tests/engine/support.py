@@ -10,7 +10,7 @@ from typing import Any
 
 from rocksdict import Cache, WriteBufferManager
 
-from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, View
+from app.engine.api import Batch, Body, Effects, Failure, LaneId, Output, Record, Retry, View
 from app.engine.compute import Computer
 from app.engine.declare import AgentDeclaration
 from app.engine.delivery import AtLeastOnce, Delivery
@@ -20,6 +20,7 @@ from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import LaneTable, UnitReport
 from app.engine.store import PartitionStore, StoreOptions
+from app.engine.tiers import Tiers
 from app.settings import Settings
 from tests.fakes import FakeDelivery, FakeRecord
 
@@ -44,12 +45,31 @@ def events(start: int, stop: int, key: str = "u", value: bytes = b"emit") -> lis
     return [event(offset, key, value) for offset in range(start, stop)]
 
 
+class FakeRetries:
+    """Two tiers. A record waits for ``due_ms`` on the clock of the test, and is given up after ``limit`` attempts."""
+
+    topics = ("retry.1", "retry.2")
+
+    def __init__(self, limit: int = 3) -> None:
+        self.limit = limit
+        self.due_ms = 0
+
+    def plan(self, record: Record, now_ms: int) -> Retry | None:
+        """The tier after the record's own."""
+        attempt = (self.topics.index(record.topic) + 2) if record.topic in self.topics else 1
+        return None if attempt > min(self.limit, len(self.topics)) else Retry(self.topics[attempt - 1], self.due_ms, attempt)
+
+    def arrived(self, record: Record) -> tuple[int, Record]:
+        """The offset is the time at which it is due."""
+        return record.offset, record
+
+
 class PoisonPill(Exception):
     """What ``count`` raises for the value ``boom``."""
 
 
 async def count(batch: Batch[Any]) -> Effects:
-    """Counts records per key. A record's value is its outcome: emit, dup, drop, dead, or boom (raises)."""
+    """Counts records per key. A record's value is its outcome: emit, dup, drop, dead, later, slow (times out) or boom (raises)."""
     effects, counts = batch.effects(), batch.state.view(COUNTS)
     known = counts.get_many((record.key or b"").decode() for record in batch.records)
     for record in batch.records:
@@ -65,15 +85,19 @@ async def count(batch: Batch[Any]) -> Effects:
                 effects.drop(record, "test")
             case b"dead":
                 effects.dead_letter(record, Failure("validate", "bad"))
+            case b"later":
+                effects.retry(record, Failure("enrich", "unavailable", disposition="transient_timeout"))
+            case b"slow":
+                raise TimeoutError
             case _:
                 counts.put(key, 1_000_000)  # must leave no trace
                 raise PoisonPill(record.value)
     return effects
 
 
-def dead_letter(record: Record, failure: Failure, failed_at_ms: int) -> Output:
-    """A dead letter with its reason as its only header."""
-    return Output(DLQ, record.key, record.value, (("reason", failure.reason.encode()),))
+def dead_letter(record: Record, failure: Failure, failed_at_ms: int, retry: Retry | None = None) -> Output:
+    """A dead letter with its reason as its only header, or what waits in a retry tier."""
+    return Output(DLQ if retry is None else retry.topic, record.key, record.value, (("reason", failure.reason.encode()),))
 
 
 @dataclass
@@ -190,15 +214,17 @@ def new_rig(
     settle_by: Delivery | None = None,
     views: tuple[View[Any], ...] = (),
     ticks: Ticks | None = None,
+    retries: FakeRetries | None = None,
+    tiers: Tiers | None = None,
     **limits: Any,
 ) -> Rig:
     """A lane that is not started yet; positions are those of ``store``. At least once unless ``settle_by`` is given."""
     bounds, pauses = lane_limits(**limits), list[bool]()
     delivery, observer, listener, fatal = delivery or FakeDelivery(), FakeObserver(), FakeListener(), FakeFatal()
     state = LaneState(store, hot, views)
-    computer = Computer(lane, body, None, state, bounds.batch_bytes)
+    computer = Computer(lane, body, None, state, bounds.batch_bytes, retries=retries)
     deliver = settle_by or AtLeastOnce(delivery, dead_letter)
-    parts = LaneParts(computer, state, deliver, observer, listener, fatal, pauses.append, ticks=ticks)
+    parts = LaneParts(computer, state, deliver, observer, listener, fatal, pauses.append, tiers or Tiers(), ticks=ticks)
     progress = Progress(store.marker(), store.changelog_offset())
     progress.committed[SOURCE] = -1
     return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))
