@@ -190,6 +190,11 @@ class Settings(BaseSettings):
     serve_port: int = Field(8090, ge=0, le=65535, description="Of `veltrix serve`, on the same host as a sidecar would be")
     sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
 
+    admin_port: int = Field(8091, ge=0, le=65535, description="Of `veltrix admin`, on the same host as a sidecar would be")
+    admin_dir: Path = Field(
+        Path("var/admin"), description="The index of dead letters; one per `veltrix admin`, built again if lost"
+    )
+
     # -- logs -------------------------------------------------------------------------------------
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON (ECS)")

@@ -87,6 +87,16 @@ def _delay_ms(label: str) -> int:
     return int(number) * _UNIT_MS[label.removeprefix(number)]
 
 
+def state_of_dead_letters(app_id: str) -> str:
+    """What was done about each dead letter; compacted."""
+    return f"dlq.{app_id}.state"
+
+
+def audit_of_dead_letters(app_id: str) -> str:
+    """Who did what, once and for all."""
+    return f"dlq.{app_id}.audit"
+
+
 def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> list[Topic]:
     """Every topic of this deployment, source first: those of what the settings switch off are not among them."""
     agents = running(settings, agents)
@@ -108,6 +118,8 @@ def all_topics(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> lis
         *(_of_windows(n, durable) if settings.windows_enabled else []),
         *([_changes(n, durable)] if settings.enrichment_enabled else []),
         *(Topic(dead_letters_of(settings.app_id, source), n, "dead letters", dlq) for source in _sources(agents)),
+        Topic(state_of_dead_letters(settings.app_id), 1, "veltrix admin", durable | {"cleanup.policy": "compact"}),
+        Topic(audit_of_dead_letters(settings.app_id), 1, "veltrix admin", durable | {"retention.ms": "-1"}),
         *(Topic(tier.topic, n, "retries", dlq) for source in _sources(agents) for tier in retry_tiers(settings, source)),
         *(Topic(changelog_of(settings.app_id, agent), n, "engine", changelog) for agent in agents),
     ]

@@ -160,6 +160,13 @@ def serve() -> None:
 
 
 @app.command()
+def admin() -> None:
+    """Dead letters over HTTP, with search, groups and replay, from an index of its own (VELTRIX_ADMIN_PORT). SIGTERM stops it."""
+    console.settings()
+    os.execv(sys.executable, [sys.executable, "-m", "app.admin"])  # noqa: S606
+
+
+@app.command()
 def reset(
     to_earliest: Annotated[bool, typer.Option("--to-earliest", help="Read the source again from its oldest record.")] = False,
     to_time: Annotated[str | None, typer.Option(help="... from the first record at or after this RFC 3339 time.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,12 +65,41 @@ class DeadLetterRecord:
     replay_job: str | None
     edited: str | None
     value_bytes: int | None
-    """Size of the value that a pointer record stands for"""
+    """Size of the value that is not here: of a pointer record, or of one out of the index"""
+    status: str | None = None
+    """What was done about it (``app.dead_letters.index.states``); None: not looked up"""
 
     @property
     def id(self) -> str:
         """``<topic>:<partition>:<offset>`` of the dead letter itself."""
         return f"{self.topic}:{self.partition}:{self.offset}"
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """All dead letters of one kind of failure. Times are epoch ms."""
+
+    queue: str
+    fingerprint: str
+    counts: Mapping[str, int]
+    """by status"""
+    first_failed_at_ms: int
+    last_failed_at_ms: int
+    first_version: str | None
+    """of the application, when it failed first"""
+    stage: str | None
+    reason: str | None
+    exception_class: str | None
+    message: str | None
+    sample: str | None
+    """id of the newest one"""
+    note: str | None
+    owner: str | None
+    muted_until: str | None
+
+    @property
+    def count(self) -> int:
+        return sum(self.counts.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +113,15 @@ class QueueSummary:
     oldest_failed_at_ms: int | None
     newest_failed_at_ms: int | None
     retention_ms: int
+    statuses: Mapping[str, int] | None = None
+    """Records by status; this and what follows is known to an index alone"""
+    open: int | None = None
+    """Records that somebody still has to do something about"""
+    oldest_pending_ms: int | None = None
+    per_minute: float | None = None
+    """New ones, of the last minutes"""
+    top_groups: tuple[Group, ...] = ()
+    """The largest with pending records"""
 
     @property
     def oldest_expires_at_ms(self) -> int | None:
@@ -103,6 +142,9 @@ class Filters:
     key: bytes | None = None
     failed_after_ms: int | None = None
     failed_before_ms: int | None = None
+    status: str | None = None
+    query: str | None = None
+    """Words to search for; an index alone can do that, and know the status"""
 
     def match(self, record: DeadLetterRecord) -> bool:
         """Whether ``record`` passes."""

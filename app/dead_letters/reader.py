@@ -64,6 +64,8 @@ class DeadLetterReader:
         self._check(queue)
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidQuery(f"limit: 1 to {MAX_LIMIT}, not {limit}")
+        if filters is not None and (filters.status is not None or filters.query is not None):
+            raise InvalidQuery("status and q: ask `veltrix admin`, which has an index; a worker only reads the topic")
         below = {} if cursor is None else decode_cursor(queue, cursor)
         return await self._bounded(lambda log: self._page(log, queue, limit, below, filters or Filters()))
 

@@ -22,6 +22,12 @@ class QueueView(BaseModel):
     newest_failed_at: str | None
     oldest_expires_at: str | None
     retention_ms: int
+    statuses: dict[str, int] | None
+    """By status; null, as what follows, where there is no index"""
+    open: int | None
+    oldest_pending_at: str | None
+    per_minute: float | None
+    top_fingerprints: list[str] | None
 
 
 class QueuesView(BaseModel):
@@ -61,6 +67,7 @@ class RecordSummary(BaseModel):
     """A dead letter without its payload. Null: the header is absent or not in our format."""
 
     id: str
+    status: str | None
     dlq_id: str | None
     key: str | None
     value_size: int | None
@@ -111,6 +118,11 @@ def queue_view(queue: QueueSummary) -> QueueView:
         newest_failed_at=_time(queue.newest_failed_at_ms),
         oldest_expires_at=_time(queue.oldest_expires_at_ms),
         retention_ms=queue.retention_ms,
+        statuses=None if queue.statuses is None else dict(queue.statuses),
+        open=queue.open,
+        oldest_pending_at=_time(queue.oldest_pending_ms),
+        per_minute=queue.per_minute,
+        top_fingerprints=None if queue.statuses is None else [group.fingerprint for group in queue.top_groups],
     )
 
 
@@ -145,6 +157,7 @@ def bytes_view(raw: bytes | None) -> BytesView | None:
 def _summary(record: DeadLetterRecord) -> dict[str, Any]:
     return {
         "id": record.id,
+        "status": record.status,
         "dlq_id": record.dlq_id,
         "key": None if record.key is None else record.key.decode(errors="replace"),
         "value_size": record.value_bytes if record.value is None else len(record.value),

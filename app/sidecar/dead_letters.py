@@ -27,8 +27,10 @@ def filters(
     key: Text = None,
     failed_after: AwareDatetime | None = None,
     failed_before: AwareDatetime | None = None,
+    status: Text = None,
+    q: Text = None,
 ) -> Filters:
-    """The query parameters that narrow a list; each must match exactly."""
+    """The query parameters that narrow a list; each must match exactly. `q` holds words, and `status` and `q` ask `veltrix admin`."""
     return Filters(
         stage=stage,
         reason=reason,
@@ -39,6 +41,8 @@ def filters(
         key=None if key is None else key.encode(),
         failed_after_ms=_epoch_ms(failed_after),
         failed_before_ms=_epoch_ms(failed_before),
+        status=status,
+        query=q,
     )
 
 

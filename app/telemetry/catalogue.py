@@ -180,6 +180,18 @@ RETRY_WAITING = Metric(
     "veltrix_retry_waiting", "gauge", "Records in a retry tier's partition that have not been tried again.",
     "Grows while a dependency is down. Not shrinking after it is back: read /api/v1/lanes for that topic.", ("tier", "partition"), "",
 )
+INDEX_ADDED = Metric(
+    "veltrix_dead_letter_index_added_total", "counter", "Dead letters that `veltrix admin` has indexed since it started.",
+    "Rises with veltrix_dead_letters_total; all of Kafka's after the index was lost.",
+)
+INDEX_LAG = Metric(
+    "veltrix_dead_letter_index_lag", "gauge", "Records of dead letter queues and their states that are not in the index yet.",
+    "Lists and counts are that much behind. Growing: more than about 5,000 dead letters a second, or a slow disk.", (), "records",
+)
+INDEX_CONNECTED = Metric(
+    "veltrix_dead_letter_index_connected", "gauge", "1 while `veltrix admin` reads its topics.",
+    "0: see its /readyz for why. What is shown is as of then.",
+)
 ASSIGNED = Metric(
     "veltrix_assigned_partitions", "gauge", "Partitions this worker owns.",
     "0 for minutes: more workers than partitions, or the group is rebalancing.",

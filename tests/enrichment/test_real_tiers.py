@@ -153,7 +153,7 @@ async def test_without_redis_all_goes_on(worker: MakeWorker) -> None:
 
 
 async def test_a_database_that_goes_and_comes_back_is_noticed(worker: MakeWorker, postgres: LocalPostgres) -> None:
-    cache = await worker(reference_timeout_ms=300)
+    cache = await worker(reference_timeout_ms=1000)
     await cache.get_many("users", ["user-000003"])
     postgres.stop()
     try:

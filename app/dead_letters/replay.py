@@ -1,0 +1,92 @@
+"""The record that a replay sends: a dead letter as it was when it failed first, and who sends it again.
+
+It goes where it came from, to this application's own source and nowhere else: a header must not lead a writer to a
+topic that he has no right to (KIP-1191 names the risk).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from app.dead_letters import headers as h
+from app.dead_letters.api import DeadLetterRecord
+from app.engine.api import Header
+
+#: After so many replays a record is ``exhausted``: what failed twice after a mend is not mended.
+MAX_REPLAYS: Final = 2
+#: The rest of its story stays with the record, for the next dead letter if there is one.
+KEPT: Final = (h.ID, h.FIRST_FAILED_AT, h.ORIGINAL_TIMESTAMP, h.ORIGINAL_TIMESTAMP_TYPE, h.ATTEMPTS)
+
+
+class NotReplayable(Exception):
+    """This letter cannot be sent again as it is. ``kind`` names the reason for programs."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayRecord:
+    """What is to be produced. ``timestamp``: epoch ms, of the record when it came first."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: tuple[Header, ...]
+    timestamp: int
+
+
+def replay_of(
+    letter: DeadLetterRecord,
+    sources: Mapping[str, int] | Collection[str],
+    job: str,
+    *,
+    value: bytes | None = None,
+    edit: str | None = None,
+    force: bool = False,
+) -> ReplayRecord:
+    """The record to send again.
+
+    Args:
+        letter: with its value and headers, as Kafka has it.
+        sources: topics that may be written to; with partition counts, a partition beyond them is refused too.
+        job: who sends it; ``dlq.replay.job``.
+        value: in place of the original one; then ``edit`` says which patch made it.
+        force: also when it was replayed too often.
+
+    Raises:
+        NotReplayable: it came from elsewhere, was replayed too often, or its value is not here.
+    """
+    topic, partition = letter.source_topic, letter.source_partition
+    if topic is None or topic not in sources or partition is None:
+        raise NotReplayable(
+            "foreign-source", f"it came from {topic or 'nowhere that it tells'}, not from a source of this application"
+        )
+    if isinstance(sources, Mapping) and not 0 <= partition < sources[topic]:
+        raise NotReplayable("foreign-source", f"{topic} has no partition {partition}")
+    if letter.replay_count >= MAX_REPLAYS and not force:
+        raise NotReplayable("exhausted", f"it was replayed {letter.replay_count} times and failed again: mend it, or force it")
+    if letter.value is None and letter.value_bytes is not None and value is None:
+        raise NotReplayable(
+            "value-elsewhere", f"its {letter.value_bytes} bytes are at {letter.dlq_id} alone, if retention has left them there"
+        )
+    found = {name: held for name, held in letter.headers if name in h.MANAGED}
+    headers = [header for header in letter.headers if header[0] not in h.MANAGED]
+    headers += [(name, found[name]) for name in KEPT if found.get(name) is not None]
+    headers += [(h.REPLAY_COUNT, b"%d" % (letter.replay_count + 1)), (h.REPLAY_JOB, job.encode())]
+    if edit is not None or letter.edited is not None:
+        headers.append((h.EDITED, f"true {edit}".encode() if edit is not None else (letter.edited or "").encode()))
+    timestamp = letter.original_timestamp_ms
+    return ReplayRecord(
+        topic,
+        partition,
+        letter.key,
+        letter.value if value is None else value,
+        tuple(headers),
+        time.time_ns() // 1_000_000 if timestamp is None else timestamp,
+    )

@@ -1,0 +1,239 @@
+"""Doing something about dead letters over HTTP: ``veltrix admin`` alone has these routes.
+
+Who asks says so in ``X-Veltrix-User`` as long as there are no log-ins: the process listens on loopback.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Final
+
+from fastapi import APIRouter, Header, Query, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable, Group, InvalidQuery, UnknownQueue
+from app.dead_letters.desk import Conflict, Desk, UnknownRecord
+from app.dead_letters.headers import rfc3339
+from app.dead_letters.index.service import DeadLetterIndex
+from app.dead_letters.index.states import LetterState
+from app.dead_letters.replay import NotReplayable
+from app.sidecar.problems import Problem
+
+ANYBODY: Final = "operator"
+_ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
+
+User = Annotated[str, Header(alias="x-veltrix-user", min_length=1, max_length=200)]
+Text = Annotated[str | None, Query(max_length=1024)]
+IfMatch = Annotated[str | None, Header(alias="if-match", max_length=64)]
+
+
+class Verdict(BaseModel):
+    """What the deployed rules say of a record now. `stage`, `reason` and `message` are null when it passes."""
+
+    passes: bool
+    stage: str | None = None
+    reason: str | None = None
+    message: str | None = None
+
+
+Validate = Callable[[DeadLetterRecord, bytes | None], Awaitable[Verdict]]
+"""A letter, and a value in place of its own; nothing is written anywhere"""
+
+
+class GroupView(BaseModel):
+    """One kind of failure: what 40,000 dead letters have in common. `counts` are by status."""
+
+    queue: str
+    fingerprint: str
+    count: int
+    counts: dict[str, int]
+    first_failed_at: str
+    last_failed_at: str
+    first_version: str | None
+    stage: str | None
+    reason: str | None
+    exception_class: str | None
+    message: str | None
+    sample: str | None
+    note: str | None
+    owner: str | None
+    muted_until: str | None
+
+
+class GroupsView(BaseModel):
+    """The largest first."""
+
+    groups: list[GroupView]
+
+
+class GroupChange(BaseModel):
+    """What people know about a failure group. What is left out stays; null takes it away."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    note: str | None = Field(None, max_length=2000, examples=["producer 4.2 sends ids as numbers; fix is in 4.3"])
+    owner: str | None = Field(None, max_length=200, examples=["team-checkout"])
+    muted_until: AwareDatetime | None = None
+
+
+class Discard(BaseModel):
+    """Why nobody needs the record."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=2000, examples=["test traffic of last Monday"])
+
+
+class Replay(BaseModel):
+    """Send the record again; with `value_base64`, with these bytes in place of its own."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reason: str = Field(min_length=1, max_length=2000, examples=["release 1.4.2 reads this date format"])
+    value_base64: str | None = Field(None, max_length=2_000_000)
+    force: bool = False
+
+
+class Try(BaseModel):
+    """The record as it is, or with other bytes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    value_base64: str | None = Field(None, max_length=2_000_000)
+
+
+class StateView(BaseModel):
+    """What was done about a record. `version` is its ETag."""
+
+    id: str
+    status: str
+    by: str
+    at: str
+    job: str | None
+    note: str | None
+    version: int
+
+
+def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default_queue: str) -> APIRouter:
+    """``/dlq/groups`` and what can be done about one record."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"])
+
+    @router.get("/groups")
+    async def groups(queue: Text = None, status: Text = None) -> GroupsView:
+        """Dead letters by kind of failure; with `status` only such with letters of that status."""
+        with problems():
+            return GroupsView(groups=[group_view(group) for group in await index.groups(queue or default_queue, status)])
+
+    @router.patch("/groups/{fingerprint}")
+    async def annotate(fingerprint: str, change: GroupChange, queue: Text = None, user: User = ANYBODY) -> GroupView:
+        """Say what is known about it, whose it is, until when nobody needs to hear of it."""
+        changes = change.model_dump(exclude_unset=True)
+        if changes.get("muted_until") is not None:
+            changes["muted_until"] = rfc3339(int(changes["muted_until"].timestamp() * 1000))
+        with problems():
+            await desk.annotate(queue or default_queue, fingerprint, user, changes)
+            found = await index.groups(queue or default_queue)
+        return next(group_view(group) for group in found if group.fingerprint == fingerprint)
+
+    @router.get("/records/{record_id}/state")
+    async def state(record_id: str, response: Response) -> StateView:
+        """What was done about it so far."""
+        with problems():
+            return _state(record_id, await desk.state(record_id), response)
+
+    @router.post("/records/{record_id}/validate")
+    async def try_it(record_id: str, request: Try) -> Verdict:
+        """Would it pass now? The deployed rules, and no effect of any kind."""
+        with problems():
+            letter = await index.record(record_id)
+            if letter is None:
+                raise UnknownRecord(f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+            return await validate(letter, _bytes(request.value_base64))
+
+    @router.post("/records/{record_id}/replay")
+    async def replay(
+        record_id: str, request: Replay, response: Response, user: User = ANYBODY, if_match: IfMatch = None
+    ) -> StateView:
+        """Send it again, to where it came from, with its key, timestamp and headers."""
+        value, expected = _bytes(request.value_base64), _version(if_match)
+        with problems():
+            done = await desk.replay(record_id, user, request.reason, value=value, force=request.force, expected=expected)
+        return _state(record_id, done, response)
+
+    @router.post("/records/{record_id}/discard")
+    async def discard(
+        record_id: str, request: Discard, response: Response, user: User = ANYBODY, if_match: IfMatch = None
+    ) -> StateView:
+        """Nobody needs it. It stays in its topic until retention takes it."""
+        with problems():
+            done = await desk.discard(record_id, user, request.reason, _version(if_match))
+        return _state(record_id, done, response)
+
+    return router
+
+
+def group_view(group: Group) -> GroupView:
+    """``group`` as JSON."""
+    return GroupView(
+        queue=group.queue,
+        fingerprint=group.fingerprint,
+        count=group.count,
+        counts=dict(group.counts),
+        first_failed_at=rfc3339(group.first_failed_at_ms),
+        last_failed_at=rfc3339(group.last_failed_at_ms),
+        first_version=group.first_version,
+        stage=group.stage,
+        reason=group.reason,
+        exception_class=group.exception_class,
+        message=group.message,
+        sample=group.sample,
+        note=group.note,
+        owner=group.owner,
+        muted_until=group.muted_until,
+    )
+
+
+@contextmanager
+def problems() -> Iterator[None]:
+    """What can go wrong with a dead letter, as an answer."""
+    try:
+        yield
+    except UnknownRecord as exc:
+        raise Problem(404, "unknown-record", str(exc)) from exc
+    except UnknownQueue as exc:
+        raise Problem(404, "unknown-queue", str(exc)) from exc
+    except InvalidQuery as exc:
+        raise Problem(422, "invalid-request", str(exc)) from exc
+    except Conflict as exc:
+        raise Problem(409, "conflict", str(exc), {"version": exc.version}, {"etag": f'"{exc.version}"'}) from exc
+    except NotReplayable as exc:
+        raise Problem(422, exc.kind, str(exc)) from exc
+    except DeadLettersUnavailable as exc:
+        raise Problem(503, "dead-letters-unavailable", str(exc), headers={"retry-after": "5"}) from exc
+
+
+def _state(record_id: str, state: LetterState, response: Response) -> StateView:
+    response.headers["etag"] = f'"{state.version}"'
+    return StateView(
+        id=record_id, status=state.status, by=state.by, at=state.at, job=state.job, note=state.note, version=state.version
+    )
+
+
+def _version(if_match: str | None) -> int | None:
+    if if_match is None or if_match == "*":
+        return None
+    found = _ETAG.match(if_match)
+    if found is None:
+        raise Problem(422, "invalid-request", 'if-match: the ETag of the record\'s state, such as "3"')
+    return int(found.group(1))
+
+
+def _bytes(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else base64.b64decode(text, validate=True)
+    except binascii.Error:
+        raise Problem(422, "invalid-request", "value_base64: not base64") from None

@@ -1,0 +1,285 @@
+"""``veltrix admin`` on a real Kafka: what it lists is what the topic holds, and what is done about a letter is done once."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+import pytest
+
+from app.settings import Settings, load_settings
+from app.topics import INTERACTIONS, all_topics, audit_of_dead_letters, dead_letters_of
+from deploy.local.kafka import LocalKafka
+from deploy.local.ports import LOOPBACK, free_ports
+from deploy.local.process import Command, ManagedProcess
+from deploy.local.worker_process import ROOT, WorkerProcess, clean_environment
+from tests.integration import truth
+from tests.integration.conftest import MakeTopics, StartWorker, environment, environment_of
+from tests.integration.topic_admin import recreate
+
+EVENTS = 4_000
+WAIT_S = 60.0
+
+
+class Admin:
+    """One ``veltrix admin`` process."""
+
+    def __init__(self, settings: Settings, directory: Path, **overrides: Any) -> None:
+        self.port = free_ports(1)[0]
+        variables = environment(settings) | environment_of({"admin_port": self.port, "admin_dir": directory, **overrides})
+        argv = [str(Path(sys.executable).with_name("veltrix")), "admin"]
+        self.log = directory.with_suffix(".log")
+        self.process = ManagedProcess(Command("admin", argv, self.log, cwd=ROOT, env=clean_environment() | variables))
+        self.http = httpx.Client(base_url=f"http://{LOOPBACK}:{self.port}/api/v1/dlq", timeout=20.0)
+
+    def is_ready(self) -> bool:
+        try:
+            return httpx.get(f"http://{LOOPBACK}:{self.port}/readyz", timeout=5.0).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def wait_ready(self) -> None:
+        self.process.wait_until(self.is_ready, WAIT_S)
+
+    def get(self, path: str, **query: Any) -> Any:
+        answer = self.http.get(path, params=query)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def records(self, **query: Any) -> list[dict[str, Any]]:
+        """All pages."""
+        found, cursor = list[dict[str, Any]](), None
+        while True:
+            page = self.get("/records", **query, **({"cursor": cursor} if cursor else {}))
+            found += page["records"]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return found
+
+    def post(self, path: str, body: Any, **headers: str) -> httpx.Response:
+        return self.http.post(path, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+
+class StartAdmin(Protocol):
+    def __call__(self, settings: Settings, directory: Path | None = None, **overrides: Any) -> Admin: ...
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[StartAdmin]:
+    """Start such processes; all are killed when the test ends."""
+    started: list[Admin] = []
+
+    def start(settings: Settings, directory: Path | None = None, **overrides: Any) -> Admin:
+        one = Admin(settings, directory or tmp_path / f"admin-{len(started) + 1}", **overrides)
+        started.append(one)
+        one.process.start()
+        return one
+
+    yield start
+    for one in started:
+        one.http.close()
+        one.process.kill()
+
+
+def until(reached: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not reached():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.1)
+
+
+def park(settings: Settings, one: WorkerProcess, sent: truth.Sent, count: int = EVENTS, tag: str = "park") -> None:
+    """Send events, some of them bad, and wait until they are dealt with."""
+    truth.send(settings, truth.clicks(count, tag), sent)
+    truth.wait_consumed([one], len(sent.clicks))
+
+
+def test_it_lists_groups_and_finds_what_the_topic_holds_and_builds_it_again_when_lost(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings, sent = topics(), truth.Sent()
+    one = worker(settings)
+    park(settings, one, sent)
+    first = admin(settings, tmp_path / "admin")
+    first.wait_ready()
+    reasons = Counter(reason for reason, _ in sent.bad.elements())
+
+    records = first.records(limit=7)
+    assert Counter(record["reason"] for record in records) == reasons
+    assert [record["failed_at"] for record in records] == sorted((record["failed_at"] for record in records), reverse=True)
+    for reason, count in reasons.items():
+        assert len(first.records(reason=reason)) == count
+    assert {group["reason"]: group["count"] for group in first.get("/groups")["groups"]} == reasons
+    (queue,) = [queue for queue in first.get("/queues")["queues"] if queue["name"].endswith(INTERACTIONS)]
+    assert (queue["open"], queue["statuses"]) == (reasons.total(), {"pending": reasons.total()})
+
+    # More come while it is away, killed; then its directory is lost.
+    first.process.kill()
+    park(settings, one, sent, tag="more")
+    reasons = Counter(reason for reason, _ in sent.bad.elements())
+    again = admin(settings, tmp_path / "admin")
+    again.wait_ready()
+    until(lambda: len(again.records()) == reasons.total(), "it did not go on where it was")
+    known = again.records()
+    again.process.kill()
+    shutil.rmtree(tmp_path / "admin")
+    rebuilt = admin(settings, tmp_path / "admin")
+    rebuilt.wait_ready()
+    assert sorted(record["id"] for record in rebuilt.records()) == sorted(record["id"] for record in known)
+    assert Counter(record["reason"] for record in rebuilt.records()) == reasons
+    assert rebuilt.process.stop(15) == 0
+
+
+def no_identity(message_id: str) -> bytes:
+    return json.dumps({"type": "track", "messageId": message_id, "event": "Signed Up", "email": "jane@example.org"}).encode()
+
+
+def one_letter(settings: Settings, one: WorkerProcess, message_id: str) -> None:
+    """An event that names nobody."""
+    before = truth.ledger(one)["dead_lettered"]
+    click = truth.clicks(1, message_id)[0]._replace(kind="missing_identity", key=b"42", value=no_identity(message_id))
+    truth.send(settings, [click], truth.Sent())
+    until(lambda: truth.ledger(one)["dead_lettered"] > before, "it was not parked")
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def test_a_letter_is_found_tried_mended_and_sent_again_exactly_once(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin
+) -> None:
+    settings = topics()
+    one = worker(settings)
+    one_letter(settings, one, "mend-1")
+    desk = admin(settings)
+    desk.wait_ready()
+    until(lambda: len(desk.records(q="mend-1")) == 1, "not found by its messageId")
+    (letter,) = desk.records(q="jane@example.org", status="pending", reason="missing_identity")
+    path = f"/records/{letter['id']}"
+    mended = json.dumps({"userId": "42", **json.loads(no_identity("mend-1"))}).encode()
+
+    verdicts = [desk.post(f"{path}/validate", body).json() for body in ({}, {"value_base64": b64(mended)})]
+    assert [(verdict["passes"], verdict["reason"]) for verdict in verdicts] == [(False, "missing_identity"), (True, None)]
+    assert desk.get(f"{path}/state")["status"] == "pending"
+
+    done = desk.post(f"{path}/replay", {"reason": "names him", "value_base64": b64(mended)}, x_veltrix_user="ann", if_match='"0"')
+    assert (done.status_code, done.json()["status"], done.json()["by"]) == (200, "replayed", "ann")
+    until(lambda: "mend-1" in truth.Outcome.of(settings).values, "it did not come out")
+    again = desk.post(f"{path}/replay", {"reason": "twice"})
+    assert (again.status_code, again.json()["type"]) == (409, "urn:veltrix:problem:conflict")
+    stale = desk.post(f"{path}/discard", {"reason": "late"}, if_match='"0"')
+    assert (stale.status_code, stale.headers["etag"]) == (409, f'"{done.json()["version"]}"')
+
+    # By force it is sent once more, and it is a duplicate: its id was marked when it passed.
+    assert desk.post(f"{path}/replay", {"reason": "sure", "value_base64": b64(mended), "force": True}).status_code == 200
+    until(lambda: truth.ledger(one)["duplicates"] == 1, "the second one was not dropped")
+    assert list(truth.Outcome.of(settings).values) == ["mend-1"]
+    record = next(message for message in truth.read(settings, INTERACTIONS) if message.value() == mended)
+    assert (record.key(), truth.header(record, "dlq.id").decode()) == (b"42", letter["dlq_id"])
+    audits = [json.loads(message.value() or b"") for message in read_single(settings, audit_of_dead_letters(settings.app_id))]
+    assert [(audit["who"], audit["action"], audit["result"]) for audit in audits] == [
+        ("ann", "replay", "replayed"), ("operator", "replay", "replayed"),
+    ]  # fmt: skip
+
+
+def read_single(settings: Settings, topic: str) -> list[Any]:
+    """Records of a topic with one partition."""
+    return truth.read(settings.model_copy(update={"partitions": 1}), topic)
+
+
+def test_what_fails_again_says_how_often_and_stops_at_the_cap(topics: MakeTopics, worker: StartWorker, admin: StartAdmin) -> None:
+    settings = topics()
+    one = worker(settings)
+    one_letter(settings, one, "loop-1")
+    desk = admin(settings)
+    desk.wait_ready()
+    for count in (0, 1, 2):
+        expected = count + 1
+        until(lambda: len(desk.records(q="loop-1")) == expected, "the next failure did not come")  # noqa: B023 - called at once
+        letter = desk.records(q="loop-1")[0]
+        assert (letter["replay_count"], letter["delivery_count"]) == (count, count + 1)
+        answer = desk.post(f"/records/{letter['id']}/replay", {"reason": "again"})
+        assert answer.status_code == (200 if count < 2 else 422)
+    assert answer.json()["type"] == "urn:veltrix:problem:exhausted"
+    assert Counter(record["status"] for record in desk.records(q="loop-1")) == {"replayed": 2, "exhausted": 1}
+    assert len({record["dlq_id"] for record in desk.records(q="loop-1")}) == 1, "one story"
+
+
+def test_a_discarded_letter_and_a_note_survive_the_loss_of_the_index(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings, sent = topics(), truth.Sent()
+    one = worker(settings)
+    park(settings, one, sent)
+    desk = admin(settings, tmp_path / "admin")
+    desk.wait_ready()
+    group = desk.get("/groups")["groups"][0]
+    letter = desk.records(fingerprint=group["fingerprint"])[0]
+    assert desk.post(f"/records/{letter['id']}/discard", {"reason": "test traffic"}).json()["status"] == "discarded"
+    noted = desk.http.patch(f"/groups/{group['fingerprint']}", json={"note": "known", "owner": "team-a"})
+    assert (noted.status_code, noted.json()["owner"], noted.json()["counts"]["discarded"]) == (200, "team-a", 1)
+
+    desk.process.kill()
+    shutil.rmtree(tmp_path / "admin")
+    desk = admin(settings, tmp_path / "admin")
+    desk.wait_ready()
+    assert [record["id"] for record in desk.records(status="discarded")] == [letter["id"]]
+    (found,) = [one for one in desk.get("/groups")["groups"] if one["fingerprint"] == group["fingerprint"]]
+    assert (found["note"], found["counts"]["discarded"]) == ("known", 1)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "kind"),
+    [
+        ("GET", "/groups?queue=interactions", None, 404, "unknown-queue"),
+        ("POST", "/records/interactions:0:0/discard", {"reason": "x"}, 404, "unknown-queue"),
+        ("POST", "/records/{queue}:0:999999/discard", {"reason": "x"}, 404, "unknown-record"),
+        ("POST", "/records/{queue}:0:999999/validate", {}, 404, "unknown-record"),
+        ("POST", "/records/nonsense/replay", {"reason": "x"}, 422, "invalid-request"),
+        ("POST", "/records/{queue}:0:0/discard", {}, 422, "invalid-request"),
+        ("POST", "/records/{queue}:0:0/replay", {"reason": "x", "value_base64": "?"}, 422, "invalid-request"),
+        ("PATCH", "/groups/0123456789abcdef", {"note": "x"}, 404, "unknown-record"),
+        ("PATCH", "/groups/0123456789abcdef", {"nota": "x"}, 422, "invalid-request"),
+        ("GET", "/records?q=!!", None, 422, "invalid-request"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done_says_why(
+    method: str, path: str, body: Any, status: int, kind: str, quiet_desk: tuple[Admin, str]
+) -> None:
+    desk, queue = quiet_desk
+    answer = desk.http.request(method, path.format(queue=queue), json=body)
+    assert (answer.status_code, answer.json()["type"]) == (status, f"urn:veltrix:problem:{kind}")
+
+
+@pytest.fixture(scope="module")
+def quiet_desk(kafka: LocalKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Admin, str]]:
+    """A desk without letters, shared by tests that change nothing."""
+    settings = load_settings(app_id="t-quiet", partitions=2, kafka_bootstrap=kafka.bootstrap)
+    recreate(settings.kafka_bootstrap, all_topics(settings))
+    one = Admin(settings, tmp_path_factory.mktemp("quiet") / "admin")
+    one.process.start()
+    one.wait_ready()
+    yield one, dead_letters_of(settings.app_id, INTERACTIONS)
+    one.http.close()
+    one.process.kill()
+
+
+def test_a_second_one_on_the_same_directory_is_refused_and_missing_topics_are_waited_for(
+    topics: MakeTopics, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings = topics(create=False)
+    waiting = admin(settings, tmp_path / "admin")
+    until(lambda: "veltrix topics apply" in waiting.log.read_text(), "it does not say what is missing")
+    assert not waiting.is_ready()
+    second = admin(settings, tmp_path / "admin")
+    assert second.process.wait(WAIT_S) == 78
+    assert "VELTRIX_ADMIN_DIR" in second.log.read_text()
