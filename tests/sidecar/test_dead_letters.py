@@ -30,6 +30,11 @@ async def test_queues_show_size_age_and_expiry(sidecar: Sidecar) -> None:
         "newest_failed_at": "2023-11-14T22:14:20.000Z",
         "oldest_expires_at": "2023-11-15T22:13:20.000Z",
         "retention_ms": 86_400_000,
+        "statuses": None,
+        "open": None,
+        "oldest_pending_at": None,
+        "per_minute": None,
+        "top_fingerprints": None,
     }
     assert second["oldest_failed_at"] is second["oldest_expires_at"] is None
 
