@@ -18,17 +18,21 @@ from prometheus_client import CollectorRegistry
 
 from agents.process_interactions import Rules
 from app.dead_letters.api import DeadLetterRecord
-from app.dead_letters.desk import Desk
+from app.dead_letters.deeds import DeedWriter
+from app.dead_letters.desk import Desk, DeskTopics
 from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.writing import IndexWriter
+from app.dead_letters.job_board import JobBoard
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.replay import replay_of
+from app.dead_letters.replayer import Tools
+from app.dead_letters.source_watch import SourceWatch
 from app.declared import wanted
 from app.domain.errors import Rejection
 from app.domain.validation import classify
 from app.engine.guard import DataDirLocked, lock_data_dir, refuse
-from app.kafka_clients import KafkaConnectError, client_options, connected
+from app.kafka_clients import KafkaConnectError, client_options
 from app.settings import Settings, SettingsError, load_settings
 from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
@@ -55,25 +59,30 @@ async def administer(settings: Settings) -> None:
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     path = settings.admin_dir / "dead-letters.sqlite"
     queues = tuple(dict.fromkeys(dead_letters_of(settings.app_id, agent.source) for agent in wanted(settings)))
-    state_topic = state_of_dead_letters(settings.app_id)
+    topics = DeskTopics(
+        state_of_dead_letters(settings.app_id), audit_of_dead_letters(settings.app_id), {INTERACTIONS: settings.partitions}
+    )
     async with AsyncExitStack() as stack:
-        producer = AIOKafkaProducer(
-            **client_options(settings, client_id=f"{settings.app_id}-admin"),
-            acks="all",
-            enable_idempotence=True,
-            max_request_size=DEAD_LETTER_MAX_BYTES,
-        )
-        await stack.enter_async_context(connected(producer, settings))
-        follower = IndexFollower(settings, queues, state_topic, IndexWriter(path))
-        reader = DeadLetterReader(settings, queues)
-        stack.push_async_callback(reader.aclose)
-        index = DeadLetterIndex(path, reader, queues)
-        stack.push_async_callback(index.aclose)
+        follower = IndexFollower(settings, queues, topics.state, IndexWriter(path))
         IndexMetrics(catalogue, follower)
-        sources = {INTERACTIONS: settings.partitions}
-        desk = Desk(index, follower, producer, state_topic, audit_of_dead_letters(settings.app_id), sources)
-        deps = AdminDeps(settings, index, follower, desk, validator(settings, sources), registry)
-        await _serve(settings, deps)
+        reader, source = DeadLetterReader(settings, queues), SourceWatch(settings, topics.sources)
+        index, deeds = DeadLetterIndex(path, reader, queues), DeedWriter(lambda: _producer(settings))
+        board = JobBoard(Tools(index, follower, deeds, source, topics), settings.dlq_replay_max_per_s)
+        for close in (index.aclose, reader.aclose, source.aclose, deeds.aclose, board.aclose):
+            stack.push_async_callback(close)
+        desk, validate = Desk(index, follower, deeds, topics), validator(settings, topics.sources)
+        await _serve(settings, AdminDeps(settings, index, follower, desk, board, validate, registry))
+
+
+def _producer(settings: Settings) -> AIOKafkaProducer:
+    """One transactional id for all of them: whoever starts last is the one who writes."""
+    return AIOKafkaProducer(
+        **client_options(settings, client_id=f"{settings.app_id}-admin"),
+        transactional_id=f"{settings.app_id}-dead-letters",
+        transaction_timeout_ms=settings.transaction_timeout_ms,
+        max_request_size=DEAD_LETTER_MAX_BYTES,
+        retry_backoff_ms=10,
+    )
 
 
 async def _serve(settings: Settings, deps: AdminDeps) -> None:
@@ -82,15 +91,25 @@ async def _serve(settings: Settings, deps: AdminDeps) -> None:
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     await server.bind()
     log.info("dead_letters_served", url=server.url)
-    following = asyncio.create_task(deps.follower.run())
-    following.add_done_callback(lambda task: server.stop())  # it never ends by itself: what ended it is raised below
+    background = [asyncio.create_task(deps.follower.run()), asyncio.create_task(_take_up(deps))]
+    background[0].add_done_callback(lambda task: server.stop())  # it never ends by itself: what ended it is raised below
     try:
         await server.serve()
     finally:
-        following.cancel()
-        await asyncio.wait([following])
-    if not following.cancelled():
-        following.result()
+        await deps.board.aclose()
+        for task in background:
+            task.cancel()
+        await asyncio.wait(background)
+    for task in background:
+        if not task.cancelled():
+            task.result()
+
+
+async def _take_up(deps: AdminDeps) -> None:
+    """Jobs that were RUNNING, once the index has all that was written before this process."""
+    while not deps.follower.is_built:  # noqa: ASYNC110 - there is no event for it, and it happens once
+        await asyncio.sleep(0.2)
+    await deps.board.resume_all()
 
 
 def validator(settings: Settings, sources: Mapping[str, int]) -> Validate:

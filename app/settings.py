@@ -182,6 +182,7 @@ class Settings(BaseSettings):
     retry_give_up_ms: int = Field(86_400_000, ge=1000, description="... or when its first failure is this long ago")
 
     # -- dead letters -----------------------------------------------------------------------------
+    dlq_replay_max_per_s: float = Field(1_000, gt=0, description="The fastest that a replay may be asked to be")
     dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
 
     # -- sidecar ----------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """Doing something about dead letters: discard, replay, note. Each deed is a record of the state topic and of the audit.
 
-A deed is answered when the local index has it, so whoever asks next sees it. Two people who do something about the same
-letter take turns, and the second is told (``Conflict``) that it is not what he looked at any more. That holds within one
-process; ``veltrix admin`` runs once per deployment, or behind something that sends all writes to one of them.
+A deed is one transaction, and is answered when the local index has it, so whoever asks next sees it. Two people who do
+something about the same letter take turns, and the second is told (``Conflict``) that it is not what he looked at any
+more; two processes cannot write at all (``app.dead_letters.deeds``).
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, Protocol
+from dataclasses import dataclass
+from typing import Any, Final
 
 import msgspec
 import structlog
-from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable
+from app.dead_letters.deeds import DeedWriter, Written
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import GroupNote, LetterState, Status, encode_state, group_key, letter_key
-from app.dead_letters.lineage import Origin
-from app.dead_letters.replay import NotReplayable, ReplayRecord, replay_of
+from app.dead_letters.replay import NotReplayable, replay_of, written
 
 log = structlog.get_logger(__name__)
 
@@ -46,18 +45,13 @@ class Conflict(Exception):
         self.version = version
 
 
-class Producer(Protocol):
-    """What is used of aiokafka's producer."""
+@dataclass(frozen=True, slots=True)
+class DeskTopics:
+    """Where deeds are written. ``sources``: topics that may be written to, with their partition counts."""
 
-    async def send_and_wait(
-        self,
-        topic: str,
-        value: bytes | None = None,
-        key: bytes | None = None,
-        partition: int | None = None,
-        timestamp_ms: int | None = None,
-        headers: Any = None,
-    ) -> Any: ...
+    state: str
+    audit: str
+    sources: Mapping[str, int]
 
 
 class Desk:
@@ -66,24 +60,20 @@ class Desk:
     Args:
         index: what is known.
         follower: tells when a deed is in the index.
-        producer: connected.
-        state_topic, audit_topic: where deeds are written.
-        sources: topics that may be written to, with their partition counts.
+        deeds: writes them.
+        topics: where.
     """
 
     def __init__(
         self,
         index: DeadLetterIndex,
         follower: IndexFollower,
-        producer: Producer,
-        state_topic: str,
-        audit_topic: str,
-        sources: Mapping[str, int],
+        deeds: DeedWriter,
+        topics: DeskTopics,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
-        self._index, self._follower, self._producer, self._sources = index, follower, producer, dict(sources)
-        self._state_topic, self._audit_topic, self._now_ms = state_topic, audit_topic, now_ms
-        self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._index, self._follower, self._deeds, self._topics, self._now_ms = index, follower, deeds, topics, now_ms
+        self._locks: dict[str, asyncio.Lock] = {}
 
     async def state(self, record_id: str) -> LetterState:
         """What was done about a letter; a fresh one is ``pending``, version 0."""
@@ -97,16 +87,15 @@ class Desk:
             UnknownRecord, Conflict, UnknownQueue, InvalidQuery, DeadLettersUnavailable
         """
         async with self._turn(record_id):
-            await self._letter(record_id)
-            state = await self._open_state(record_id, expected)
-            done = await self._write(record_id, state, "discarded", by, note=reason)
-            await self._audit("discard", by, record_id, "discarded", reason)
+            letter = await self._letter(record_id)
+            done = self._next(await self._open_state(record_id, expected), "discarded", by, note=reason)
+            await self._carry_out(letter, done, self._audit("discard", by, record_id, "discarded", reason))
         return done
 
     async def replay(
         self, record_id: str, by: str, reason: str, *, value: bytes | None = None, force: bool = False, expected: int | None = None
     ) -> LetterState:
-        """Send it again. It is ``replaying`` until the broker has it, so that an interrupted replay is seen.
+        """Send it again, in one transaction with its new state.
 
         Raises:
             NotReplayable: see ``replay_of``; what was replayed too often becomes ``exhausted``.
@@ -117,15 +106,16 @@ class Desk:
             letter = await self._letter(record_id)
             state = await self._open_state(record_id, expected, force=force)
             try:
-                record = replay_of(letter, self._sources, job, value=value, edit=None if value is None else job, force=force)
+                edit = None if value is None else job
+                record = replay_of(letter, self._topics.sources, job, value=value, edit=edit, force=force)
             except NotReplayable as exc:
                 if exc.kind == "exhausted":
-                    await self._write(record_id, state, "exhausted", by, note=str(exc))
+                    audit = self._audit("replay", by, record_id, "exhausted", reason)
+                    await self._carry_out(letter, self._next(state, "exhausted", by, note=str(exc)), audit)
                 raise
-            state = await self._write(record_id, state, "replaying", by, job=job, note=reason)
-            await self._send(record)
-            done = await self._write(record_id, state, "replayed", by, job=job, note=reason)
-            await self._audit("replay", by, record_id, "replayed", reason, job=job, edited=value is not None, force=force)
+            done = self._next(state, "replayed", by, job=job, note=reason)
+            audit = self._audit("replay", by, record_id, "replayed", reason, job=job, edited=value is not None, force=force)
+            await self._carry_out(letter, done, audit, written(record))
         return done
 
     async def annotate(self, queue: str, fingerprint: str, by: str, changes: Mapping[str, str | None]) -> GroupNote:
@@ -135,27 +125,27 @@ class Desk:
             UnknownRecord: there is no such group.
             UnknownQueue, DeadLettersUnavailable
         """
-        async with self._turn(f"{queue}:{fingerprint}"):
+        subject = f"{queue}:{fingerprint}"
+        async with self._turn(subject):
             group = next((group for group in await self._index.groups(queue) if group.fingerprint == fingerprint), None)
             if group is None:
                 raise UnknownRecord(f"{queue} has no failure group {fingerprint}")
             before = {"note": group.note, "owner": group.owner, "muted_until": group.muted_until}
             note = GroupNote(**(before | dict(changes)), by=by, at=rfc3339(self._now_ms()))
-            await self._fold_in(group_key(queue, fingerprint), encode_state(note))
-            await self._audit("annotate", by, f"{queue}:{fingerprint}", "noted", None, **changes)
+            changed = Written(self._topics.state, group_key(queue, fingerprint), encode_state(note))
+            await self._write(changed, self._audit("annotate", by, subject, "noted", None, **changes))
         return note
 
     # -- parts of a deed --------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _turn(self, name: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(name, asyncio.Lock())
         try:
-            async with self._locks[name]:
+            async with lock:
                 yield
-        except KafkaError as exc:
-            raise DeadLettersUnavailable(f"Kafka did not take it: {exc!r}") from exc
         finally:
-            if not self._locks[name].locked():
+            if not lock.locked():
                 self._locks.pop(name, None)
 
     async def _letter(self, record_id: str) -> DeadLetterRecord:
@@ -172,38 +162,27 @@ class Desk:
             raise Conflict(f"{record_id} is {state.status} since {state.at}, by {state.by}", state.version)
         return state
 
-    async def _write(
-        self, record_id: str, before: LetterState, status: Status, by: str, *, job: str | None = None, note: str | None = None
+    def _next(
+        self, before: LetterState, status: Status, by: str, *, job: str | None = None, note: str | None = None
     ) -> LetterState:
-        state = LetterState(status, by, rfc3339(self._now_ms()), job, note, before.version + 1)
-        place = Origin(*_split(record_id))
-        await self._fold_in(letter_key(*place), encode_state(state))
-        return state
+        return LetterState(status, by, rfc3339(self._now_ms()), job, note, before.version + 1)
 
-    async def _fold_in(self, key: bytes, value: bytes) -> None:
-        sent = await self._producer.send_and_wait(self._state_topic, value, key)
-        if not await self._follower.folded(self._state_topic, sent.partition, sent.offset):
+    async def _carry_out(self, letter: DeadLetterRecord, state: LetterState, audit: Written, *records: Written) -> None:
+        key = letter_key(letter.topic, letter.partition, letter.offset)
+        await self._write(Written(self._topics.state, key, encode_state(state)), audit, *records)
+
+    async def _write(self, first: Written, *others: Written) -> None:
+        """In one transaction; returns when the index has ``first``, which is of the state topic."""
+        places = await self._deeds.write([first, *others])
+        if not await self._follower.folded(*places[0]):
             raise DeadLettersUnavailable("it is done, but the index of this process is behind and does not show it yet")
 
-    async def _send(self, record: ReplayRecord) -> None:
-        await self._producer.send_and_wait(
-            record.topic, record.value, record.key, record.partition, record.timestamp, list(record.headers)
-        )
-
-    async def _audit(self, action: str, by: str, subject: str, result: str, reason: str | None, **details: Any) -> None:
-        event: dict[str, Any] = {
-            "at": rfc3339(self._now_ms()),
-            "who": by,
-            "action": action,
-            "subject": subject,
-            "result": result,
-            "reason": reason,
-        }
-        event |= {"details": details}
-        await self._producer.send_and_wait(self._audit_topic, msgspec.json.encode(event), subject.encode())
-        log.info("dead_letter_deed", **event)
+    def _audit(self, action: str, by: str, subject: str, result: str, reason: str | None, **details: Any) -> Written:
+        event: dict[str, Any] = {"at": rfc3339(self._now_ms()), "who": by, "action": action, "subject": subject, "result": result}
+        return audit_record(self._topics.audit, event | {"reason": reason, "details": details})
 
 
-def _split(record_id: str) -> tuple[str, int, int]:
-    topic, partition, offset = record_id.split(":")
-    return topic, int(partition), int(offset)
+def audit_record(topic: str, event: Mapping[str, Any]) -> Written:
+    """An audit event for the topic; it is in the log as well."""
+    log.info("dead_letter_deed", **event)
+    return Written(topic, str(event["subject"]).encode(), msgspec.json.encode(event))

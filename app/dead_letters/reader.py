@@ -19,7 +19,7 @@ from app.dead_letters.api import (
     UnknownQueue,
 )
 from app.dead_letters.decode import decode_dead_letter
-from app.dead_letters.lineage import parse_origin
+from app.dead_letters.lineage import Origin, parse_origin
 from app.dead_letters.scan import Scan, decode_cursor, encode_cursor
 from app.dead_letters.topic_log import TopicLog, Window
 from app.kafka_clients import KafkaConnectError
@@ -31,6 +31,9 @@ MAX_SCANNED: Final = 20_000
 CALL_TIMEOUT_S: Final = 10.0
 #: A page with filters ends early, with a cursor to go on, rather than late.
 SCAN_TIMEOUT_S: Final = 3.0
+
+#: Letters that are wanted and lie this close together are read in one go, with those between them.
+MAX_GAP: Final = 200
 
 T = TypeVar("T")
 
@@ -81,6 +84,16 @@ class DeadLetterReader:
             raise InvalidQuery("id: <topic>:<partition>:<offset>")
         self._check(origin.topic)
         return await self._bounded(lambda log: self._one(log, TopicPartition(origin.topic, origin.partition), origin.offset))
+
+    async def records_at(self, places: Sequence[Origin]) -> dict[Origin, DeadLetterRecord]:
+        """Those of many dead letters that Kafka still holds, with their values. For letters that lie close together.
+
+        Raises:
+            UnknownQueue: not a dead letter queue of this application.
+        """
+        for place in places:
+            self._check(place.topic)
+        return await self._bounded(lambda log: self._many(log, places))
 
     async def aclose(self) -> None:
         """Close the consumer; a later call opens it again."""
@@ -154,6 +167,24 @@ class DeadLetterReader:
         records = (await log.read({partition: Window(offset, offset + 1)}))[partition]
         return decode_dead_letter(records[0]) if records else None
 
+    async def _many(self, log: TopicLog, places: Sequence[Origin]) -> dict[Origin, DeadLetterRecord]:
+        wanted: dict[TopicPartition, list[int]] = {}
+        for place in sorted(places):
+            wanted.setdefault(TopicPartition(place.topic, place.partition), []).append(place.offset)
+        begins = {partition: window.begin for partition, window in (await log.bounds(list(wanted))).items()}
+        runs = {tp: _runs([offset for offset in offsets if offset >= begins[tp]]) for tp, offsets in wanted.items()}
+        found: dict[Origin, DeadLetterRecord] = {}
+        for number in range(max(map(len, runs.values()), default=0)):  # one run of each partition at a time
+            windows = {tp: of_partition[number] for tp, of_partition in runs.items() if number < len(of_partition)}
+            for tp, records in (await log.read(windows)).items():
+                asked = set(wanted[tp])
+                found |= {
+                    Origin(tp.topic, tp.partition, record.offset): decode_dead_letter(record)
+                    for record in records
+                    if record.offset in asked
+                }
+        return found
+
     # -- the consumer -----------------------------------------------------------------------------
 
     def _check(self, queue: str) -> None:
@@ -183,3 +214,14 @@ class DeadLetterReader:
         log, self._log = self._log, None
         if log is not None:
             await log.close()
+
+
+def _runs(offsets: Sequence[int]) -> list[Window]:
+    """Windows around ascending offsets."""
+    runs: list[Window] = []
+    for offset in offsets:
+        if runs and offset - runs[-1].end <= MAX_GAP:
+            runs[-1] = Window(runs[-1].begin, offset + 1)
+        else:
+            runs.append(Window(offset, offset + 1))
+    return runs

@@ -13,6 +13,7 @@ from typing import Final
 
 from app.dead_letters import headers as h
 from app.dead_letters.api import DeadLetterRecord
+from app.dead_letters.deeds import Written
 from app.engine.api import Header
 
 #: After so many replays a record is ``exhausted``: what failed twice after a mend is not mended.
@@ -39,6 +40,11 @@ class ReplayRecord:
     value: bytes | None
     headers: tuple[Header, ...]
     timestamp: int
+
+
+def written(record: ReplayRecord) -> Written:
+    """``record`` for the transaction."""
+    return Written(record.topic, record.key, record.value, record.partition, record.timestamp, record.headers)
 
 
 def replay_of(

@@ -12,10 +12,12 @@ from prometheus_client import CollectorRegistry
 from app.dead_letters.desk import Desk
 from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.service import DeadLetterIndex
+from app.dead_letters.job_board import JobBoard
 from app.settings import Settings
 from app.sidecar import problems
 from app.sidecar.app import index_router, protect
 from app.sidecar.dead_letter_deeds import Validate, deeds_router
+from app.sidecar.dead_letter_jobs import jobs_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
 from app.sidecar.metrics import metrics_router
@@ -29,6 +31,7 @@ LINKS: Final = {
     "dead_letter_queues": "/api/v1/dlq/queues",
     "dead_letter_groups": "/api/v1/dlq/groups",
     "dead_letters": "/api/v1/dlq/records",
+    "dead_letter_jobs": "/api/v1/dlq/replays",
     "docs": "/docs",
     "openapi": "/openapi.json",
 }
@@ -44,6 +47,7 @@ class AdminDeps:
     index: DeadLetterIndex
     follower: IndexFollower
     desk: Desk
+    board: JobBoard
     validate: Validate
     registry: CollectorRegistry
 
@@ -58,6 +62,7 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     admin.include_router(metrics_router(deps.registry))
     admin.include_router(dead_letters_router(deps.index, default_queue), prefix="/api/v1")
     admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, default_queue), prefix="/api/v1")
+    admin.include_router(jobs_router(deps.board, default_queue), prefix="/api/v1")
     admin.include_router(index_router(settings, LINKS))
     protect(admin, settings, deps.registry)
     return admin
@@ -74,7 +79,7 @@ def _health_router(follower: IndexFollower, version: str) -> APIRouter:
         state: dict[str, Any] = {"index_lag": lag, "version": version}
         if problem is not None:
             raise Problem(503, "not-ready", f"Waiting for Kafka: {problem}", state, {"retry-after": "1"})
-        if lag is None or lag > FRESH_RECORDS:
+        if lag is None or lag > FRESH_RECORDS or not follower.is_built:
             detail = f"The index is being built: {'unknown' if lag is None else lag} records to go."
             raise Problem(503, "not-ready", detail, state, {"retry-after": "1"})
         return JSONResponse({"status": "ready", **state})

@@ -186,7 +186,7 @@ INDEX_ADDED = Metric(
 )
 INDEX_LAG = Metric(
     "veltrix_dead_letter_index_lag", "gauge", "Records of dead letter queues and their states that are not in the index yet.",
-    "Lists and counts are that much behind. Growing: more than about 5,000 dead letters a second, or a slow disk.", 
+    "Lists and counts are that much behind. Growing: more than about 5,000 dead letters a second, or a slow disk.",
 )
 INDEX_CONNECTED = Metric(
     "veltrix_dead_letter_index_connected", "gauge", "1 while `veltrix admin` reads its topics.",

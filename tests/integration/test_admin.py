@@ -283,3 +283,135 @@ def test_a_second_one_on_the_same_directory_is_refused_and_missing_topics_are_wa
     second = admin(settings, tmp_path / "admin")
     assert second.process.wait(WAIT_S) == 78
     assert "VELTRIX_ADMIN_DIR" in second.log.read_text()
+
+
+# -- jobs ---------------------------------------------------------------------------------------------
+
+#: Most events are longer: a worker with this limit parks them, one without lets them pass.
+TOO_SMALL: dict[str, Any] = {"max_event_bytes": 420, "breaker_enabled": False}
+
+
+def parked_by_a_mistake(
+    settings: Settings, worker: StartWorker, directory: Path, count: int, *, mended: bool = True
+) -> tuple[truth.Sent, WorkerProcess]:
+    """Events parked by a worker with too small a limit, and the worker after it; its limit is right if ``mended``."""
+    sent = truth.Sent()
+    wrong = worker(settings, run_dir=directory, **TOO_SMALL)
+    truth.send(settings, truth.clicks(count, "mistake"), sent)
+    truth.wait_consumed([wrong], count)
+    assert wrong.terminate() == 0
+    return sent, worker(settings, run_dir=directory, **({} if mended else TOO_SMALL))
+
+
+def replayed(settings: Settings) -> Counter[bytes]:
+    """How often each dead letter was sent to the source again."""
+    again = [message for message in truth.read(settings, INTERACTIONS) if message.headers()]
+    return Counter(truth.header(message, "dlq.id") for message in again)
+
+
+def ended(desk: Admin, job: str, state: str = "COMPLETED") -> dict[str, Any]:
+    def is_over() -> bool:
+        return bool(desk.get(f"/replays/{job}")["state"] != "RUNNING")
+
+    until(is_over, "the job does not end")
+    answer: dict[str, Any] = desk.get(f"/replays/{job}")
+    assert answer["state"] == state, answer
+    return answer
+
+
+@pytest.mark.parametrize("guarantee", ["at_least_once", "exactly_once"])
+def test_a_replay_that_is_killed_three_times_sends_each_letter_once_and_its_counts_add_up(
+    guarantee: str, topics: MakeTopics, worker: StartWorker, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings = topics(processing_guarantee=guarantee, dlq_replay_max_per_s=1_000)
+    sent, one = parked_by_a_mistake(settings, worker, tmp_path / "worker", 6_000)
+    desk = admin(settings, tmp_path / "admin")
+    desk.wait_ready()
+    body = {"filter": {"reason": "oversize"}, "reason": "the limit is right now", "rate_per_second": 800, "canary": {"size": 100}}
+    planned = desk.post("/replays", body | {"dry_run": True}).json()
+    assert (planned["state"], planned["sent"], planned["matched"]) == (
+        "DRY_RUN",
+        0,
+        len(desk.records(reason="oversize", limit=500)),
+    )
+    started = desk.post("/replays", body, idempotency_key="fix-1")
+    assert started.status_code == 202
+    job = started.json()["id"]
+    again = desk.post("/replays", body, idempotency_key="fix-1")
+    assert (again.status_code, again.json()["id"]) == (200, job)
+    assert desk.post("/replays", body).json()["job"] == job, "one at a time"
+
+    for kill in (1, 2, 3):
+        done = kill * planned["matched"] // 5
+        until(lambda: desk.get(f"/replays/{job}")["sent"] >= done, "it does not go on")  # noqa: B023 - called at once
+        desk.process.kill()
+        if kill == 2:
+            shutil.rmtree(tmp_path / "admin")
+        desk = admin(settings, tmp_path / "admin")
+        desk.wait_ready()
+    answer = ended(desk, job)
+
+    # Letters whose events are bad in another way, too, fail again; all others pass.
+    assert answer["sent"] == answer["matched"] == planned["matched"]
+    assert answer["skipped"] == answer["exhausted"] == 0
+    counts = replayed(settings)
+    assert (len(counts), set(counts.values())) == (planned["matched"], {1})
+    until(lambda: set(truth.Outcome.of(settings).values) == set(sent.valid), "not every event came out")
+    outcome = truth.Outcome.of(settings)
+    assert all(sorted(numbers) == list(range(1, len(numbers) + 1)) for numbers in outcome.sequences.values())
+    assert truth.ledger(one)["residue"] == 0
+    assert answer["failed_again"] == len([record for record in desk.records(status="pending", limit=500) if record["replay_count"]])
+    assert answer["succeeded"] == answer["sent"] - answer["failed_again"]
+
+
+def test_a_canary_that_fails_again_pauses_the_job_and_one_more_cancels_it(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings = topics()
+    parked_by_a_mistake(settings, worker, tmp_path / "worker", 1_000, mended=False)
+    desk = admin(settings)
+    desk.wait_ready()
+    matched = len(desk.records(reason="oversize", limit=500))
+    body = {"filter": {"reason": "oversize"}, "reason": "hope", "rate_per_second": 500, "canary": {"size": 50, "min_success": 0.9}}
+    job = desk.post("/replays", body).json()["id"]
+
+    paused = ended(desk, job, "PAUSED")
+    assert (paused["sent"], paused["failed_again"], paused["matched"]) == (50, 50, matched)
+    assert "50 of 50 failed again" in paused["note"]
+    assert desk.post("/replays", body).status_code == 409
+    assert desk.post(f"/replays/{job}/cancel", None).json()["state"] == "CANCELLED"
+    assert desk.post(f"/replays/{job}/resume", None).status_code == 409
+    assert sum(replayed(settings).values()) == 50
+
+    # A new one may begin; what is left can be discarded at once.
+    done = ended(desk, desk.post("/discards", {"filter": {"reason": "oversize"}, "reason": "not needed"}).json()["id"])
+    assert done["discarded"] == done["matched"] == matched
+    assert Counter(record["status"] for record in desk.records(reason="oversize", limit=500)) == {
+        "discarded": matched,
+        "replayed": 50,
+    }
+
+
+def test_a_patch_mends_what_it_fits_and_the_rest_is_skipped_and_says_why(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin
+) -> None:
+    settings = topics()
+    one = worker(settings)
+    one_letter(settings, one, "patch-1")
+    click = truth.clicks(1, "x")[0]._replace(kind="truncated_json", key=b"42", value=b'{"type":')
+    truth.send(settings, [click], truth.Sent())
+    desk = admin(settings)
+    desk.wait_ready()
+    until(lambda: len(desk.records()) == 2, "they did not come")
+    patch = [{"op": "test", "path": "/messageId", "value": "patch-1"}, {"op": "add", "path": "/userId", "value": "42"}]
+
+    answer = ended(desk, desk.post("/replays", {"reason": "his id", "patch": patch}).json()["id"])
+
+    assert (answer["matched"], answer["sent"], answer["skipped"], answer["failed_again"]) == (2, 1, 1, 0)
+    assert list(truth.Outcome.of(settings).values) == ["patch-1"]
+    (left,) = desk.records(status="pending")
+    assert "not JSON" in desk.get(f"/records/{left['id']}/state")["note"]
+    refused = desk.post("/replays", {"reason": "x", "patch": [{"op": "wish", "path": "/a"}]})
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:veltrix:problem:invalid-request")
+    assert desk.post("/replays", {"reason": "x", "rate_per_second": 10**9}).status_code == 422
+    assert desk.http.get("/replays/none").status_code == 404

@@ -52,6 +52,8 @@ class IndexFollower:
     def __init__(self, settings: Settings, queues: Sequence[str], state_topic: str, writer: IndexWriter) -> None:
         self.problem: str | None = "not connected yet"
         """why the index does not move; None while it does"""
+        self.is_built = False
+        """it was up with Kafka once since this process started"""
         self.added = 0
         """letters indexed since this process started"""
         self._settings, self._queues, self._state_topic, self._writer = settings, tuple(queues), state_topic, writer
@@ -62,7 +64,7 @@ class IndexFollower:
 
     @property
     def lag(self) -> int | None:
-        """Records not yet folded in; None until the ends are known."""
+        """Records not yet folded in; None while nobody tells where the topics end."""
         return sum(self._lag.values()) if self._lag and self.problem is None else None
 
     async def run(self) -> None:
@@ -133,9 +135,11 @@ class IndexFollower:
         partitions = [TopicPartition(topic, number) for topic in topics for number in consumer.partitions_for_topic(topic) or ()]
         consumer.assign(partitions)
         self._positions = await self._in_thread(self._writer.positions)
-        begins = await consumer.beginning_offsets(partitions)
+        begins, ends = await consumer.beginning_offsets(partitions), await consumer.end_offsets(partitions)
         for partition in partitions:
-            consumer.seek(partition, max(begins[partition], self._positions.get((partition.topic, partition.partition), 0)))
+            start = max(begins[partition], self._positions.get((partition.topic, partition.partition), 0))
+            consumer.seek(partition, start)
+            self._lag[partition] = max(0, ends[partition] - start)
 
     async def _follow(self, consumer: Any) -> None:
         purged_at = -PURGE_S
@@ -166,6 +170,7 @@ class IndexFollower:
             end = consumer.highwater(partition)
             if end is not None:
                 self._lag[partition] = max(0, end - await consumer.position(partition))
+        self.is_built = self.is_built or self.lag == 0
 
     async def _purge(self, consumer: Any) -> None:
         queues = [partition for partition in consumer.assignment() if partition.topic != self._state_topic]

@@ -47,6 +47,30 @@ class IndexReader:
         more = encode_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None
         return Page(tuple(_record(queue, row) for row in rows[:limit]), more, len(rows[:limit]))
 
+    def untouched(self, queue: str, limit: int, after_ms: int, filters: Filters, job: str) -> list[DeadLetterRecord]:
+        """The oldest letters that match, failed at or after that time, and that ``job`` has done nothing about yet."""
+        source, by, conditions, values = _search(self._queue(queue), filters)
+        conditions += [
+            f"{by} >= ?",
+            "NOT EXISTS (SELECT 1 FROM states AS s WHERE s.queue = letters.queue AND s.partition = letters.partition AND s.offset = letters.offset AND s.job = ?)",
+        ]
+        query = f"SELECT letters.* FROM {source} WHERE {' AND '.join(conditions)} ORDER BY {by} LIMIT ?"
+        rows = self._db.execute(query, (*values, max(0, after_ms) << ID_BITS, job, limit)).fetchall()
+        return [_record(queue, row) for row in rows]
+
+    def failed_again(self, job: str) -> int:
+        """Letters of records that ``job`` has sent."""
+        return int(self._db.execute("SELECT count(*) FROM letters WHERE replay_job = ?", (job,)).fetchone()[0])
+
+    def job(self, job: str) -> bytes | None:
+        """A job's last record."""
+        row = self._db.execute("SELECT value FROM jobs WHERE id = ?", (job,)).fetchone()
+        return None if row is None else bytes(row["value"])
+
+    def jobs(self) -> list[bytes]:
+        """Every job's last record."""
+        return [bytes(row["value"]) for row in self._db.execute("SELECT value FROM jobs")]
+
     def count(self, queue: str, filters: Filters) -> int:
         """How many letters match."""
         source, _, conditions, values = _search(self._queue(queue), filters)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 #: Files of another version are thrown away and built again from Kafka.
-VERSION: Final = 1
+VERSION: Final = 2
 #: Letters of one millisecond that are told apart; more of them go to the next.
 ID_BITS: Final = 20
 #: Bytes of the page cache of each connection.
@@ -41,7 +41,7 @@ CREATE TABLE letters (
 CREATE UNIQUE INDEX letters_place ON letters (queue, partition, offset);
 CREATE INDEX letters_queue ON letters (queue);
 CREATE TABLE states (
-    queue INTEGER, partition INTEGER, offset INTEGER, status TEXT NOT NULL, value BLOB NOT NULL, version INTEGER NOT NULL,
+    queue INTEGER, partition INTEGER, offset INTEGER, status TEXT NOT NULL, value BLOB NOT NULL, job TEXT,
     PRIMARY KEY (queue, partition, offset)
 ) WITHOUT ROWID;
 CREATE TABLE groups (
@@ -53,6 +53,8 @@ CREATE TABLE counts (
     queue INTEGER, fingerprint TEXT, status TEXT, count INTEGER NOT NULL, PRIMARY KEY (queue, fingerprint, status)
 ) WITHOUT ROWID;
 CREATE TABLE group_notes (queue INTEGER, fingerprint TEXT, value BLOB NOT NULL, PRIMARY KEY (queue, fingerprint)) WITHOUT ROWID;
+CREATE TABLE jobs (id TEXT PRIMARY KEY, queue TEXT NOT NULL, state TEXT NOT NULL, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE INDEX letters_job ON letters (replay_job) WHERE replay_job IS NOT NULL;
 CREATE VIRTUAL TABLE texts USING fts5 (body, tokenize = "unicode61 tokenchars '-_@.'", detail = none, columnsize = 0);
 """
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -72,6 +72,12 @@ class DeadLetterIndex:
         state = await self._ask(lambda index: index.state(place))
         return replace(found, status="pending" if state is None else state.status)
 
+    async def letters(self, records: Sequence[DeadLetterRecord]) -> list[DeadLetterRecord | None]:
+        """Those rows of the index as Kafka has them, in order; None: retention was quicker."""
+        places = [Origin(record.topic, record.partition, record.offset) for record in records]
+        found = await self._kafka.records_at(places)
+        return [found.get(place) for place in places]
+
     async def groups(self, queue: str, status: str | None = None) -> list[Group]:
         """Failure groups of a queue, the largest first.
 
@@ -80,6 +86,19 @@ class DeadLetterIndex:
         """
         self._check(queue)
         return await self._ask(lambda index: index.groups(queue, status))
+
+    async def count(self, queue: str, filters: Filters) -> int:
+        """How many letters match.
+
+        Raises:
+            UnknownQueue: not a queue that is indexed.
+        """
+        self._check(queue)
+        return await self._ask(lambda index: index.count(queue, filters))
+
+    async def look(self, question: Callable[[IndexReader], T]) -> T:
+        """Ask anything."""
+        return await self._ask(question)
 
     async def ask(self, record_id: str, question: Callable[[IndexReader, Origin], T]) -> T:
         """Ask about one letter.

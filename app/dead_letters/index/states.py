@@ -1,7 +1,7 @@
 """What is known of a dead letter beside itself: the records of the compacted topic ``dlq.<app>.state``.
 
 A dead letter never changes. Who did what with it is a record of its own, by key: ``<topic>:<partition>:<offset>`` for one
-letter, ``group:<topic>:<fingerprint>`` for what people noted about a failure group.
+letter, ``group:<topic>:<fingerprint>`` for what people noted about a failure group, ``job:<id>`` for a replay job.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ STATUSES: Final[tuple[Status, ...]] = get_args(Status)
 OPEN: Final = frozenset({"pending", "validating", "replaying", "exhausted"})
 
 GROUP_PREFIX: Final = b"group:"
+JOB_PREFIX: Final = b"job:"
 
 
 class LetterState(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -41,9 +42,18 @@ class GroupNote(msgspec.Struct, frozen=True, omit_defaults=True):
     at: str = ""
 
 
+class JobHead(msgspec.Struct, frozen=True):
+    """What the index looks at in a job's record."""
+
+    id: str
+    queue: str
+    state: str
+
+
 encode_state: Final = msgspec.json.Encoder().encode
 _state_decoder: Final = msgspec.json.Decoder(LetterState)
 _note_decoder: Final = msgspec.json.Decoder(GroupNote)
+_head_decoder: Final = msgspec.json.Decoder(JobHead)
 
 
 def letter_key(queue: str, partition: int, offset: int) -> bytes:
@@ -54,6 +64,19 @@ def letter_key(queue: str, partition: int, offset: int) -> bytes:
 def group_key(queue: str, fingerprint: str) -> bytes:
     """Key of a group's note. Topic names hold no colon."""
     return GROUP_PREFIX + f"{queue}:{fingerprint}".encode()
+
+
+def job_key(job: str) -> bytes:
+    """Key of a job."""
+    return JOB_PREFIX + job.encode()
+
+
+def decode_job_head(raw: bytes) -> JobHead | None:
+    """None: not a job that this version knows."""
+    try:
+        return _head_decoder.decode(raw)
+    except msgspec.MsgspecError:
+        return None
 
 
 def parse_key(raw: bytes | None) -> Origin | tuple[str, str] | None:

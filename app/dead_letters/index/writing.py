@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from app.dead_letters.api import DeadLetterRecord
 from app.dead_letters.index.schema import FILTERED, ID_BITS, facet, open_writer
-from app.dead_letters.index.states import decode_note, decode_state, parse_key
+from app.dead_letters.index.states import JOB_PREFIX, decode_job_head, decode_note, decode_state, parse_key
 from app.dead_letters.lineage import Origin
 from app.engine.api import Record
 
@@ -83,6 +83,9 @@ class IndexWriter:
         """Apply records of the state topic, in order. What is not ours to understand is left out."""
         with self._transaction():
             for record in records:
+                if (record.key or b"").startswith(JOB_PREFIX):
+                    self._set_job(record.value)
+                    continue
                 match parse_key(record.key):
                     case Origin() as place:
                         self._set_state(place, record.value)
@@ -215,7 +218,7 @@ class IndexWriter:
         if state is None:
             self._db.execute("DELETE FROM states WHERE queue = ? AND partition = ? AND offset = ?", place)
         else:
-            self._db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)", (*place, state.status, raw, state.version))
+            self._db.execute("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?, ?)", (*place, state.status, raw, state.job))
         row = self._db.execute(
             "SELECT id, fingerprint, status FROM letters WHERE queue = ? AND partition = ? AND offset = ?", place
         ).fetchone()
@@ -239,6 +242,11 @@ class IndexWriter:
             self._db.execute("DELETE FROM group_notes WHERE queue = ? AND fingerprint = ?", group)
         elif decode_note(raw) is not None:
             self._db.execute("INSERT OR REPLACE INTO group_notes VALUES (?, ?, ?)", (*group, raw))
+
+    def _set_job(self, raw: bytes | None) -> None:
+        head = None if raw is None else decode_job_head(raw)
+        if head is not None:
+            self._db.execute("INSERT OR REPLACE INTO jobs VALUES (?, ?, ?, ?)", (head.id, head.queue, head.state, raw))
 
     # -- both -------------------------------------------------------------------------------------
 

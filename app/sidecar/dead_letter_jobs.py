@@ -1,0 +1,206 @@
+"""Jobs over many dead letters over HTTP: replay and discard, in bulk, with a look before."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+
+from app.dead_letters.api import Filters
+from app.dead_letters.headers import rfc3339
+from app.dead_letters.job_board import JobBoard, JobConflict, JobOrder, JobView, Order, UnknownJob
+from app.sidecar.dead_letter_deeds import ANYBODY, User, problems
+from app.sidecar.problems import Problem
+
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
+
+
+class Strict(BaseModel):
+    """Nothing that it does not know."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class FilterBody(Strict):
+    """Which letters; all that is set must match. Without `status` the pending ones."""
+
+    status: str | None = Field(None, max_length=32)
+    stage: str | None = Field(None, max_length=64)
+    reason: str | None = Field(None, max_length=256)
+    disposition: str | None = Field(None, max_length=64)
+    fingerprint: str | None = Field(None, max_length=256, examples=["9f86d081884c7d65"])
+    exception_class: str | None = Field(None, alias="class", max_length=1024)
+    version: str | None = Field(None, max_length=256)
+    key: str | None = Field(None, max_length=1024)
+    failed_after: AwareDatetime | None = None
+    failed_before: AwareDatetime | None = None
+    q: str | None = Field(None, max_length=1024)
+
+
+class Canary(Strict):
+    """How many are sent first, and what share of them must pass before the others follow. 0: no canary."""
+
+    size: int = Field(100, ge=0, le=10_000)
+    min_success: float = Field(0.95, ge=0, le=1)
+
+
+class DiscardJob(Strict):
+    """Discard every letter that matches. With `dry_run` only what would be done is said."""
+
+    queue: str | None = Field(None, max_length=300)
+    filter: FilterBody = FilterBody()
+    reason: str = Field(min_length=1, max_length=2000, examples=["test traffic of last Monday"])
+    max_records: int | None = Field(None, ge=1)
+    dry_run: bool = False
+
+
+class ReplayJob(DiscardJob):
+    """Send every letter again that matches: first the canary, then slowly, then at the rate."""
+
+    rate_per_second: float = Field(10, gt=0)
+    max_age_ms: int | None = Field(None, ge=1)
+    canary: Canary = Canary()
+    max_lag: int = Field(10_000, ge=0)
+    patch: list[dict[str, Any]] | None = Field(None, max_length=100)
+    force: bool = False
+
+
+class JobAnswer(BaseModel):
+    """A job. `failed_again` are those of `sent` that are dead letters again; `succeeded` are the others, once they were processed."""
+
+    id: str | None
+    kind: str
+    queue: str
+    state: str
+    reason: str
+    by: str
+    created_at: str
+    updated_at: str | None
+    matched: int
+    sent: int
+    succeeded: int
+    failed_again: int
+    skipped: int
+    exhausted: int
+    discarded: int
+    rate_per_second: float
+    note: str | None
+
+
+class JobsAnswer(BaseModel):
+    """Newest first."""
+
+    jobs: list[JobAnswer]
+
+
+def jobs_router(board: JobBoard, default_queue: str) -> APIRouter:
+    """``/dlq/replays`` and ``/dlq/discards``."""
+    router = APIRouter(prefix="/dlq", tags=["dead letter jobs"])
+
+    async def begin(order: JobOrder, response: Response, *, dry_run: bool) -> JobAnswer:
+        with job_problems():
+            if dry_run:
+                job = await board.planned(order)
+                return job_answer(JobView(job, 0)).model_copy(update={"id": None, "state": "DRY_RUN"})
+            view, is_new = await board.start(order)
+        response.status_code = 202 if is_new else 200
+        response.headers["location"] = f"/api/v1/dlq/replays/{view.job.id}"
+        return job_answer(view)
+
+    @router.post("/replays", status_code=202)
+    async def replay(request: ReplayJob, response: Response, user: User = ANYBODY, key: IdempotencyKey = None) -> JobAnswer:
+        """Start a replay. One job works on a queue at a time."""
+        settings = {
+            "rate_per_second": request.rate_per_second, "max_records": request.max_records, "canary_size": request.canary.size,
+            "canary_min_success": request.canary.min_success, "max_lag": request.max_lag, "patch": request.patch, "force": request.force,
+        }  # fmt: skip
+        filters = filters_of(request.filter, request.max_age_ms)
+        order = JobOrder("replay", request.queue or default_queue, filters, request.reason, user, settings, key)
+        return await begin(order, response, dry_run=request.dry_run)
+
+    @router.post("/discards", status_code=202)
+    async def discard(request: DiscardJob, response: Response, user: User = ANYBODY, key: IdempotencyKey = None) -> JobAnswer:
+        """Discard many."""
+        settings = {"rate_per_second": board.max_rate, "max_records": request.max_records}
+        order = JobOrder("discard", request.queue or default_queue, filters_of(request.filter), request.reason, user, settings, key)
+        return await begin(order, response, dry_run=request.dry_run)
+
+    @router.get("/replays")
+    async def jobs() -> JobsAnswer:
+        """Every job there was, as long as the state topic keeps it."""
+        with job_problems():
+            return JobsAnswer(jobs=[job_answer(view) for view in await board.views()])
+
+    @router.get("/replays/{job_id}")
+    async def job(job_id: str) -> JobAnswer:
+        """One job."""
+        with job_problems():
+            return job_answer(await board.view(job_id))
+
+    @router.post("/replays/{job_id}/{order}")
+    async def control(job_id: str, order: Order) -> JobAnswer:
+        """`pause` ends it between two steps, `resume` goes on (without another canary), `cancel` ends it for good."""
+        with job_problems():
+            return job_answer(await board.control(job_id, order))
+
+    return router
+
+
+def filters_of(body: FilterBody, max_age_ms: int | None = None) -> Filters:
+    """``body`` for the index; ``max_age_ms``: nothing that failed earlier than so long ago."""
+    after = None if body.failed_after is None else int(body.failed_after.timestamp() * 1000)
+    if max_age_ms is not None:
+        after = max(after or 0, time.time_ns() // 1_000_000 - max_age_ms)
+    return Filters(
+        stage=body.stage,
+        reason=body.reason,
+        disposition=body.disposition,
+        fingerprint=body.fingerprint,
+        exception_class=body.exception_class,
+        app_version=body.version,
+        key=None if body.key is None else body.key.encode(),
+        failed_after_ms=after,
+        failed_before_ms=None if body.failed_before is None else int(body.failed_before.timestamp() * 1000),
+        status=body.status,
+        query=body.q,
+    )
+
+
+def job_answer(view: JobView) -> JobAnswer:
+    """``view`` as JSON."""
+    job = view.job
+    return JobAnswer(
+        id=job.id,
+        kind=job.kind,
+        queue=job.queue,
+        state=job.state,
+        reason=job.reason,
+        by=job.by,
+        created_at=rfc3339(job.created_ms),
+        updated_at=rfc3339(job.updated_ms) if job.updated_ms else None,
+        matched=job.matched,
+        sent=job.sent,
+        succeeded=max(0, job.sent - view.failed_again),
+        failed_again=view.failed_again,
+        skipped=job.skipped,
+        exhausted=job.exhausted,
+        discarded=job.discarded,
+        rate_per_second=job.rate_per_second,
+        note=job.note,
+    )
+
+
+@contextmanager
+def job_problems() -> Iterator[None]:
+    """What can go wrong with a job, as an answer."""
+    try:
+        with problems():
+            yield
+    except UnknownJob as exc:
+        raise Problem(404, "unknown-job", str(exc)) from exc
+    except JobConflict as exc:
+        raise Problem(409, "job-conflict", str(exc), {"job": exc.job}) from exc
