@@ -192,6 +192,7 @@ class Settings(BaseSettings):
     sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
 
     admin_port: int = Field(8091, ge=0, le=65535, description="Of `veltrix admin`, on the same host as a sidecar would be")
+    admin_url: str = Field("", description="Where `veltrix dlq` finds it; empty: this host, admin_port")
     admin_dir: Path = Field(
         Path("var/admin"), description="The index of dead letters; one per `veltrix admin`, built again if lost"
     )

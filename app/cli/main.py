@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import console, generate_screen, records, reset_screen, topics
+from app.cli import console, dlq, generate_screen, records, reset_screen, topics
 from app.cli import doctor as examining
 from app.cli import drain as draining
 from app.cli import reset as resetting
@@ -30,6 +30,7 @@ app = typer.Typer(
 )
 topics_app = typer.Typer(help="The Kafka topics this deployment needs.", no_args_is_help=True)
 app.add_typer(topics_app, name="topics")
+app.add_typer(dlq.app, name="dlq")
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON object instead of a table.")]
 

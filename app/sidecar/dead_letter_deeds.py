@@ -8,18 +8,21 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable, Group, InvalidQuery, UnknownQueue
+from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable, Filters, Group, InvalidQuery, UnknownQueue
 from app.dead_letters.desk import Conflict, Desk, UnknownRecord
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import LetterState
+from app.dead_letters.json_patch import PatchFailed, apply_patch
+from app.dead_letters.reader import MAX_LIMIT
 from app.dead_letters.replay import NotReplayable
 from app.sidecar.problems import Problem
 
@@ -106,6 +109,23 @@ class Try(BaseModel):
     value_base64: str | None = Field(None, max_length=2_000_000)
 
 
+class TryMany(BaseModel):
+    """The newest pending letters of a group, as they are or patched (RFC 6902)."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: int = Field(1000, ge=1, le=5000)
+    patch: list[dict[str, Any]] | None = Field(None, max_length=100)
+
+
+class Verdicts(BaseModel):
+    """What would become of them. `failed`: how many by stage and reason; a patch that does not fit is one of them."""
+
+    checked: int
+    passed: int
+    failed: dict[str, int]
+
+
 class StateView(BaseModel):
     """What was done about a record. `version` is its ETag."""
 
@@ -138,6 +158,13 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default
             await desk.annotate(queue or default_queue, fingerprint, user, changes)
             found = await index.groups(queue or default_queue)
         return next(group_view(group) for group in found if group.fingerprint == fingerprint)
+
+    @router.post("/groups/{fingerprint}/validate")
+    async def try_many(fingerprint: str, request: TryMany, queue: Text = None) -> Verdicts:
+        """Would they pass now? Asked before they are sent again."""
+        with problems():
+            name = queue or default_queue
+            return await _verdicts(index, validate, name, fingerprint, request)
 
     @router.get("/records/{record_id}/state")
     async def state(record_id: str, response: Response) -> StateView:
@@ -174,6 +201,25 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default
         return _state(record_id, done, response)
 
     return router
+
+
+async def _verdicts(index: DeadLetterIndex, validate: Validate, queue: str, fingerprint: str, request: TryMany) -> Verdicts:
+    wanted, cursor, left = Filters(fingerprint=fingerprint, status="pending"), None, request.limit
+    passed, failed = 0, Counter[str]()
+    while left:
+        page = await index.records(queue, min(left, MAX_LIMIT), cursor, wanted)
+        for letter in filter(None, await index.letters(page.records)):
+            try:
+                verdict = await validate(letter, None if request.patch is None else apply_patch(letter.value, request.patch))
+                failure = None if verdict.passes else f"{verdict.stage} {verdict.reason}"
+            except (PatchFailed, NotReplayable) as exc:
+                failure = type(exc).__name__
+            passed += failure is None
+            failed.update([failure] if failure else [])
+        left, cursor = left - len(page.records), page.next_cursor
+        if cursor is None:
+            break
+    return Verdicts(checked=passed + failed.total(), passed=passed, failed=dict(failed))
 
 
 def group_view(group: Group) -> GroupView:

@@ -1,0 +1,83 @@
+"""Asking ``veltrix admin`` from the command line: its answers as JSON, its problems as one sentence."""
+
+from __future__ import annotations
+
+import getpass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+
+from app.cli.console import CommandError
+from app.settings import LOOPBACK, Settings
+
+TIMEOUT_S = 30.0
+
+
+class AdminClient:
+    """One connection. ``base``: its address up to the port."""
+
+    def __init__(self, base: str, transport: httpx.BaseTransport | None = None) -> None:
+        self.base = base
+        headers = {"x-veltrix-user": _user()}
+        self._http = httpx.Client(base_url=f"{base}/api/v1/dlq", timeout=TIMEOUT_S, headers=headers, transport=transport)
+
+    def close(self) -> None:
+        self._http.close()
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The answer to a GET; parameters that are None are left out."""
+        return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
+
+    def pages(self, limit: int, **query: Any) -> Iterator[dict[str, Any]]:
+        """Up to ``limit`` records, page by page."""
+        cursor: str | None = None
+        while limit > 0:
+            page = self.get("/records", limit=min(limit, 500), cursor=cursor, **query)
+            yield from page["records"]
+            limit -= len(page["records"])
+            cursor = page["next_cursor"]
+            if cursor is None:
+                return
+
+    def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:
+        """The answer to a POST."""
+        return self._ask("POST", path, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
+
+    def patch(self, path: str, body: dict[str, Any], **query: Any) -> Any:
+        """The answer to a PATCH."""
+        return self._ask("PATCH", path, json=body, params={name: value for name, value in query.items() if value is not None})
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> Any:
+        try:
+            answer = self._http.request(method, path, **arguments)
+        except httpx.HTTPError as exc:
+            raise CommandError(
+                f"nobody answers at {self.base} ({type(exc).__name__}): start `veltrix admin`, or say where it is in VELTRIX_ADMIN_URL"
+            ) from exc
+        if answer.is_success:
+            return answer.json()
+        try:
+            detail = answer.json()["detail"]
+        except (ValueError, KeyError, TypeError):
+            detail = answer.text[:200]
+        raise CommandError(f"{detail} ({answer.status_code})")
+
+
+@contextmanager
+def admin_client(settings: Settings) -> Iterator[AdminClient]:
+    """Where the settings say that it is."""
+    host = settings.sidecar_host if settings.sidecar_host in LOOPBACK else "127.0.0.1"
+    client = AdminClient(settings.admin_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.admin_port}")
+    try:
+        yield client
+    finally:
+        client.close()
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
