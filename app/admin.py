@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Mapping
 from contextlib import AsyncExitStack
 
 import structlog
@@ -25,15 +24,17 @@ from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.writing import IndexWriter
 from app.dead_letters.job_board import JobBoard
 from app.dead_letters.reader import DeadLetterReader
-from app.dead_letters.replay import replay_of
+from app.dead_letters.replay import Ours, replay_of
 from app.dead_letters.replayer import Tools
+from app.dead_letters.roles import BadTokensFile
 from app.dead_letters.source_watch import SourceWatch
 from app.declared import wanted
 from app.domain.errors import Rejection
 from app.domain.validation import classify
 from app.engine.guard import DataDirLocked, lock_data_dir, refuse
 from app.kafka_clients import KafkaConnectError, client_options
-from app.settings import Settings, SettingsError, load_settings
+from app.settings import LOOPBACK, Settings, SettingsError, load_settings
+from app.sidecar.access import Access, Everybody, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
 from app.sidecar.server import SidecarBindError, SidecarServer
@@ -41,6 +42,7 @@ from app.telemetry.catalogue import Catalogue
 from app.telemetry.dead_letters import IndexMetrics
 from app.telemetry.engine import BuildInfo
 from app.telemetry.logs import configure_logging
+from app.topic_admin import TopicAdminError, open_admin
 from app.topics import (
     DEAD_LETTER_MAX_BYTES,
     INTERACTIONS,
@@ -58,20 +60,32 @@ async def administer(settings: Settings) -> None:
     catalogue = Catalogue(registry)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     path = settings.admin_dir / "dead-letters.sqlite"
-    queues = tuple(dict.fromkeys(dead_letters_of(settings.app_id, agent.source) for agent in wanted(settings)))
-    topics = DeskTopics(
-        state_of_dead_letters(settings.app_id), audit_of_dead_letters(settings.app_id), {INTERACTIONS: settings.partitions}
-    )
+    own = frozenset(dead_letters_of(settings.app_id, agent.source) for agent in wanted(settings))
+    queues = (*sorted(own), *await _others(settings))
+    ours = Ours(own, {INTERACTIONS: settings.partitions})
+    topics = DeskTopics(state_of_dead_letters(settings.app_id), audit_of_dead_letters(settings.app_id), ours)
     async with AsyncExitStack() as stack:
         follower = IndexFollower(settings, queues, topics.state, IndexWriter(path))
         IndexMetrics(catalogue, follower)
-        reader, source = DeadLetterReader(settings, queues), SourceWatch(settings, topics.sources)
+        reader, source = DeadLetterReader(settings, queues), SourceWatch(settings, ours.sources)
         index, deeds = DeadLetterIndex(path, reader, queues), DeedWriter(lambda: _producer(settings))
         board = JobBoard(Tools(index, follower, deeds, source, topics), settings.dlq_replay_max_per_s)
         for close in (index.aclose, reader.aclose, source.aclose, deeds.aclose, board.aclose):
             stack.push_async_callback(close)
-        desk, validate = Desk(index, follower, deeds, topics), validator(settings, topics.sources)
-        await _serve(settings, AdminDeps(settings, index, follower, desk, board, validate, registry))
+        desk, validate = Desk(index, follower, deeds, topics), validator(settings, ours)
+        await _serve(settings, AdminDeps(settings, index, follower, desk, board, validate, access_of(settings), registry))
+
+
+async def _others(settings: Settings) -> list[str]:
+    """Those of the other teams' topics that exist."""
+    asked = [name.strip() for name in settings.dlq_extra_topics.split(",") if name.strip()]
+    if not asked:
+        return []
+    async with open_admin(settings) as admin:
+        present = await admin.names()
+    if missing := sorted(set(asked) - set(present)):
+        log.warning("extra_dead_letter_topics_missing", topics=missing, hint="restart `veltrix admin` when they exist")
+    return [name for name in dict.fromkeys(asked) if name in present]
 
 
 def _producer(settings: Settings) -> AIOKafkaProducer:
@@ -112,17 +126,33 @@ async def _take_up(deps: AdminDeps) -> None:
     await deps.board.resume_all()
 
 
-def validator(settings: Settings, sources: Mapping[str, int]) -> Validate:
+def validator(settings: Settings, ours: Ours) -> Validate:
     """The deployed rules of decoding and validation, without any effect. Reference data is not asked for."""
     limits = Rules.from_settings(settings).limits
 
     async def validate(letter: DeadLetterRecord, value: bytes | None) -> Verdict:
-        found = classify(replay_of(letter, sources, "validate", value=value, force=True), limits)
+        found = classify(replay_of(letter, ours, "validate", value=value, force=True), limits)
         if isinstance(found, Rejection):
             return Verdict(passes=False, stage=found.stage, reason=found.reason.value, message=found.message)
         return Verdict(passes=True)
 
     return validate
+
+
+def access_of(settings: Settings) -> Access:
+    """Tokens, or everybody on loopback.
+
+    Raises:
+        BadTokensFile: the file is wrong, or there is none although others than this host can ask.
+    """
+    if settings.admin_tokens_file is not None:
+        return TokenFile(settings.admin_tokens_file)
+    if settings.sidecar_host not in LOOPBACK:
+        raise BadTokensFile(
+            f"`veltrix admin` listens on {settings.sidecar_host}, beyond loopback, and nobody needs to log in: make a token with "
+            "`veltrix dlq token`, put its line into a file, and name that in VELTRIX_ADMIN_TOKENS_FILE"
+        )
+    return Everybody()
 
 
 def main() -> None:
@@ -133,11 +163,12 @@ def main() -> None:
         sys.exit(f"{exc}")
     configure_logging(settings)
     try:
+        access_of(settings)
         with lock_data_dir(settings.admin_dir):
             uvloop.run(administer(settings))
     except DataDirLocked as exc:
         refuse(f"{exc.path} belongs to another running `veltrix admin`: stop it or set another VELTRIX_ADMIN_DIR")
-    except (KafkaConnectError, SidecarBindError) as exc:
+    except (BadTokensFile, KafkaConnectError, SidecarBindError, TopicAdminError) as exc:
         refuse(str(exc))
 
 

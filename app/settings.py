@@ -182,6 +182,9 @@ class Settings(BaseSettings):
     retry_give_up_ms: int = Field(86_400_000, ge=1000, description="... or when its first failure is this long ago")
 
     # -- dead letters -----------------------------------------------------------------------------
+    dlq_extra_topics: str = Field(
+        "", description="Other teams' dead letter topics, comma-separated: `veltrix admin` indexes them, and changes nothing there"
+    )
     dlq_replay_max_per_s: float = Field(1_000, gt=0, description="The fastest that a replay may be asked to be")
     dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
 
@@ -192,6 +195,10 @@ class Settings(BaseSettings):
     sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
 
     admin_port: int = Field(8091, ge=0, le=65535, description="Of `veltrix admin`, on the same host as a sidecar would be")
+    admin_tokens_file: Path | None = Field(
+        None, description="Who may use it: <name> <role>[,<role>] <sha256> a line; needed beyond loopback (`veltrix dlq token`)"
+    )
+    admin_token: SecretStr = Field(SecretStr(""), description="With which `veltrix dlq` asks")
     admin_url: str = Field("", description="Where `veltrix dlq` finds it; empty: this host, admin_port")
     admin_dir: Path = Field(
         Path("var/admin"), description="The index of dead letters; one per `veltrix admin`, built again if lost"

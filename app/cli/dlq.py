@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from app.cli import console, dlq_screen
 from app.cli.dlq_client import AdminClient, admin_client
+from app.dead_letters.roles import BadTokensFile, new_token
 
 app = typer.Typer(help="Dead letters: look, try, send again, discard. Needs a running `veltrix admin`.", no_args_is_help=True)
 
@@ -199,6 +200,23 @@ def export(
     with _asking() as admin:
         for record in admin.pages(limit, queue=queue, **query):
             console.print_json(admin.get(f"/records/{record['id']}"))
+
+
+@app.command()
+def token(
+    name: Annotated[str, typer.Option(help="Whose it is; written to the audit.")],
+    role: Annotated[str, typer.Option(help="viewer, payload-reader, operator or admin; several with commas.")] = "viewer",
+) -> None:
+    """Make a token for `veltrix admin`: it is shown once, its line goes into VELTRIX_ADMIN_TOKENS_FILE."""
+    with console.reporting():
+        try:
+            made, line = new_token(name, role)
+        except BadTokensFile as exc:
+            raise console.CommandError(str(exc)) from exc
+    console.stderr().print("Into VELTRIX_ADMIN_TOKENS_FILE:")
+    typer.echo(line)
+    console.stderr().print("For its owner, as VELTRIX_ADMIN_TOKEN or `Authorization: Bearer ...`; it cannot be shown again:")
+    console.stderr().print(made, soft_wrap=True)
 
 
 # -- parts --------------------------------------------------------------------------------------------

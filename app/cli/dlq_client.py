@@ -18,10 +18,10 @@ TIMEOUT_S = 30.0
 class AdminClient:
     """One connection. ``base``: its address up to the port."""
 
-    def __init__(self, base: str, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(self, base: str, token: str = "") -> None:
         self.base = base
-        headers = {"x-veltrix-user": _user()}
-        self._http = httpx.Client(base_url=f"{base}/api/v1/dlq", timeout=TIMEOUT_S, headers=headers, transport=transport)
+        headers = {"authorization": f"Bearer {token}"} if token else {"x-veltrix-user": _user()}
+        self._http = httpx.Client(base_url=f"{base}/api/v1/dlq", timeout=TIMEOUT_S, headers=headers)
 
     def close(self) -> None:
         self._http.close()
@@ -69,7 +69,8 @@ class AdminClient:
 def admin_client(settings: Settings) -> Iterator[AdminClient]:
     """Where the settings say that it is."""
     host = settings.sidecar_host if settings.sidecar_host in LOOPBACK else "127.0.0.1"
-    client = AdminClient(settings.admin_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.admin_port}")
+    base = settings.admin_url or f"http://{f'[{host}]' if ':' in host else host}:{settings.admin_port}"
+    client = AdminClient(base.rstrip("/"), settings.admin_token.get_secret_value())
     try:
         yield client
     finally:

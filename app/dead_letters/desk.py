@@ -25,7 +25,7 @@ from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import GroupNote, LetterState, Status, encode_state, group_key, letter_key
-from app.dead_letters.replay import NotReplayable, replay_of, written
+from app.dead_letters.replay import NotReplayable, Ours, replay_of, written
 
 log = structlog.get_logger(__name__)
 
@@ -47,11 +47,11 @@ class Conflict(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DeskTopics:
-    """Where deeds are written. ``sources``: topics that may be written to, with their partition counts."""
+    """Where deeds are written, and what is ours."""
 
     state: str
     audit: str
-    sources: Mapping[str, int]
+    ours: Ours
 
 
 class Desk:
@@ -107,7 +107,7 @@ class Desk:
             state = await self._open_state(record_id, expected, force=force)
             try:
                 edit = None if value is None else job
-                record = replay_of(letter, self._topics.sources, job, value=value, edit=edit, force=force)
+                record = replay_of(letter, self._topics.ours, job, value=value, edit=edit, force=force)
             except NotReplayable as exc:
                 if exc.kind == "exhausted":
                     audit = self._audit("replay", by, record_id, "exhausted", reason)

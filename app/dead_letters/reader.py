@@ -18,7 +18,7 @@ from app.dead_letters.api import (
     QueueSummary,
     UnknownQueue,
 )
-from app.dead_letters.decode import decode_dead_letter
+from app.dead_letters.dialects import decode_any
 from app.dead_letters.lineage import Origin, parse_origin
 from app.dead_letters.scan import Scan, decode_cursor, encode_cursor
 from app.dead_letters.topic_log import TopicLog, Window
@@ -138,7 +138,7 @@ class DeadLetterReader:
         while (windows := scan.wanted()) and clock.time() < give_up:
             read = await log.read({TopicPartition(queue, number): window for number, window in windows.items()})
             for partition, records in read.items():
-                scan.feed(partition.partition, windows[partition.partition], map(decode_dead_letter, records))
+                scan.feed(partition.partition, windows[partition.partition], map(decode_any, records))
             scan.merge()
         rest = scan.below()
         return Page(tuple(scan.found), None if rest is None else encode_cursor(queue, rest), scan.scanned)
@@ -165,7 +165,7 @@ class DeadLetterReader:
         if not begin <= offset < end:
             return None
         records = (await log.read({partition: Window(offset, offset + 1)}))[partition]
-        return decode_dead_letter(records[0]) if records else None
+        return decode_any(records[0]) if records else None
 
     async def _many(self, log: TopicLog, places: Sequence[Origin]) -> dict[Origin, DeadLetterRecord]:
         wanted: dict[TopicPartition, list[int]] = {}
@@ -179,7 +179,7 @@ class DeadLetterReader:
             for tp, records in (await log.read(windows)).items():
                 asked = set(wanted[tp])
                 found |= {
-                    Origin(tp.topic, tp.partition, record.offset): decode_dead_letter(record)
+                    Origin(tp.topic, tp.partition, record.offset): decode_any(record)
                     for record in records
                     if record.offset in asked
                 }

@@ -7,7 +7,7 @@ topic that he has no right to (KIP-1191 names the risk).
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,6 +31,14 @@ class NotReplayable(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Ours:
+    """Dead letter queues of this application, and the topics that it may write to, with their partition counts."""
+
+    queues: frozenset[str]
+    sources: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ReplayRecord:
     """What is to be produced. ``timestamp``: epoch ms, of the record when it came first."""
 
@@ -49,7 +57,7 @@ def written(record: ReplayRecord) -> Written:
 
 def replay_of(
     letter: DeadLetterRecord,
-    sources: Mapping[str, int] | Collection[str],
+    ours: Ours,
     job: str,
     *,
     value: bytes | None = None,
@@ -60,7 +68,7 @@ def replay_of(
 
     Args:
         letter: with its value and headers, as Kafka has it.
-        sources: topics that may be written to; with partition counts, a partition beyond them is refused too.
+        ours: where it may come from, and go.
         job: who sends it; ``dlq.replay.job``.
         value: in place of the original one; then ``edit`` says which patch made it.
         force: also when it was replayed too often.
@@ -69,11 +77,15 @@ def replay_of(
         NotReplayable: it came from elsewhere, was replayed too often, or its value is not here.
     """
     topic, partition = letter.source_topic, letter.source_partition
-    if topic is None or topic not in sources or partition is None:
+    if letter.topic not in ours.queues:
+        raise NotReplayable(
+            "foreign-queue", f"{letter.topic} is another application's: it can be read here, and sent again by its owner"
+        )
+    if topic is None or topic not in ours.sources or partition is None:
         raise NotReplayable(
             "foreign-source", f"it came from {topic or 'nowhere that it tells'}, not from a source of this application"
         )
-    if isinstance(sources, Mapping) and not 0 <= partition < sources[topic]:
+    if not 0 <= partition < ours.sources[topic]:
         raise NotReplayable("foreign-source", f"{topic} has no partition {partition}")
     if letter.replay_count >= MAX_REPLAYS and not force:
         raise NotReplayable("exhausted", f"it was replayed {letter.replay_count} times and failed again: mend it, or force it")

@@ -121,7 +121,7 @@ class Replayer:
             raise NotReplayable("gone", "retention has taken it")
         value = None if job.patch is None else apply_patch(letter.value, job.patch)
         edit = None if job.patch is None else job.id
-        return written(replay_of(letter, self.tools.topics.sources, job.id, value=value, edit=edit, force=job.force))
+        return written(replay_of(letter, self.tools.topics.ours, job.id, value=value, edit=edit, force=job.force))
 
     # -- looking what became of it ----------------------------------------------------------------
 

@@ -15,8 +15,9 @@ from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.job_board import JobBoard
 from app.settings import Settings
 from app.sidecar import problems
+from app.sidecar.access import Access
 from app.sidecar.app import index_router, protect
-from app.sidecar.dead_letter_deeds import Validate, deeds_router
+from app.sidecar.dead_letter_deeds import Validate, deeds_router, groups_router
 from app.sidecar.dead_letter_jobs import jobs_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
@@ -49,6 +50,7 @@ class AdminDeps:
     desk: Desk
     board: JobBoard
     validate: Validate
+    access: Access
     registry: CollectorRegistry
 
 
@@ -60,9 +62,10 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
     admin.include_router(_health_router(deps.follower, settings.app_version))
     admin.include_router(metrics_router(deps.registry))
-    admin.include_router(dead_letters_router(deps.index, default_queue), prefix="/api/v1")
-    admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, default_queue), prefix="/api/v1")
-    admin.include_router(jobs_router(deps.board, default_queue), prefix="/api/v1")
+    admin.include_router(dead_letters_router(deps.index, default_queue, deps.access), prefix="/api/v1")
+    admin.include_router(groups_router(deps.index, deps.desk, deps.validate, deps.access, default_queue), prefix="/api/v1")
+    admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, deps.access), prefix="/api/v1")
+    admin.include_router(jobs_router(deps.board, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(index_router(settings, LINKS))
     protect(admin, settings, deps.registry)
     return admin

@@ -1,6 +1,6 @@
 """Doing something about dead letters over HTTP: ``veltrix admin`` alone has these routes.
 
-Who asks says so in ``X-Veltrix-User`` as long as there are no log-ins: the process listens on loopback.
+What each needs: see :mod:`app.sidecar.access`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from app.dead_letters.index.states import LetterState
 from app.dead_letters.json_patch import PatchFailed, apply_patch
 from app.dead_letters.reader import MAX_LIMIT
 from app.dead_letters.replay import NotReplayable
+from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
 from app.sidecar.problems import Problem
 
-ANYBODY: Final = "operator"
 _ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
 
-User = Annotated[str, Header(alias="x-veltrix-user", min_length=1, max_length=200)]
 Text = Annotated[str | None, Query(max_length=1024)]
 IfMatch = Annotated[str | None, Header(alias="if-match", max_length=64)]
 
@@ -138,9 +137,9 @@ class StateView(BaseModel):
     version: int
 
 
-def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default_queue: str) -> APIRouter:
-    """``/dlq/groups`` and what can be done about one record."""
-    router = APIRouter(prefix="/dlq", tags=["dead letters"])
+def groups_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access: Access, default_queue: str) -> APIRouter:
+    """``/dlq/groups``."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
 
     @router.get("/groups")
     async def groups(queue: Text = None, status: Text = None) -> GroupsView:
@@ -148,23 +147,30 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default
         with problems():
             return GroupsView(groups=[group_view(group) for group in await index.groups(queue or default_queue, status)])
 
-    @router.patch("/groups/{fingerprint}")
-    async def annotate(fingerprint: str, change: GroupChange, queue: Text = None, user: User = ANYBODY) -> GroupView:
+    @router.patch("/groups/{fingerprint}", dependencies=[OPERATOR])
+    async def annotate(fingerprint: str, change: GroupChange, caller: Asker, queue: Text = None) -> GroupView:
         """Say what is known about it, whose it is, until when nobody needs to hear of it."""
         changes = change.model_dump(exclude_unset=True)
         if changes.get("muted_until") is not None:
             changes["muted_until"] = rfc3339(int(changes["muted_until"].timestamp() * 1000))
         with problems():
-            await desk.annotate(queue or default_queue, fingerprint, user, changes)
+            await desk.annotate(queue or default_queue, fingerprint, caller.name, changes)
             found = await index.groups(queue or default_queue)
         return next(group_view(group) for group in found if group.fingerprint == fingerprint)
 
-    @router.post("/groups/{fingerprint}/validate")
+    @router.post("/groups/{fingerprint}/validate", dependencies=[OPERATOR])
     async def try_many(fingerprint: str, request: TryMany, queue: Text = None) -> Verdicts:
         """Would they pass now? Asked before they are sent again."""
         with problems():
             name = queue or default_queue
             return await _verdicts(index, validate, name, fingerprint, request)
+
+    return router
+
+
+def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access: Access) -> APIRouter:
+    """What can be done about one record."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
 
     @router.get("/records/{record_id}/state")
     async def state(record_id: str, response: Response) -> StateView:
@@ -172,7 +178,7 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default
         with problems():
             return _state(record_id, await desk.state(record_id), response)
 
-    @router.post("/records/{record_id}/validate")
+    @router.post("/records/{record_id}/validate", dependencies=[OPERATOR])
     async def try_it(record_id: str, request: Try) -> Verdict:
         """Would it pass now? The deployed rules, and no effect of any kind."""
         with problems():
@@ -181,23 +187,21 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, default
                 raise UnknownRecord(f"Kafka holds no dead letter {record_id}; retention may have taken it.")
             return await validate(letter, _bytes(request.value_base64))
 
-    @router.post("/records/{record_id}/replay")
-    async def replay(
-        record_id: str, request: Replay, response: Response, user: User = ANYBODY, if_match: IfMatch = None
-    ) -> StateView:
-        """Send it again, to where it came from, with its key, timestamp and headers."""
+    @router.post("/records/{record_id}/replay", dependencies=[OPERATOR])
+    async def replay(record_id: str, request: Replay, response: Response, caller: Asker, if_match: IfMatch = None) -> StateView:
+        """Send it again, to where it came from, with its key, timestamp and headers. Other bytes, or by force: for `admin`."""
+        if request.value_base64 is not None or request.force:
+            require(caller, "admin")
         value, expected = _bytes(request.value_base64), _version(if_match)
         with problems():
-            done = await desk.replay(record_id, user, request.reason, value=value, force=request.force, expected=expected)
+            done = await desk.replay(record_id, caller.name, request.reason, value=value, force=request.force, expected=expected)
         return _state(record_id, done, response)
 
-    @router.post("/records/{record_id}/discard")
-    async def discard(
-        record_id: str, request: Discard, response: Response, user: User = ANYBODY, if_match: IfMatch = None
-    ) -> StateView:
+    @router.post("/records/{record_id}/discard", dependencies=[ADMIN])
+    async def discard(record_id: str, request: Discard, response: Response, caller: Asker, if_match: IfMatch = None) -> StateView:
         """Nobody needs it. It stays in its topic until retention takes it."""
         with problems():
-            done = await desk.discard(record_id, user, request.reason, _version(if_match))
+            done = await desk.discard(record_id, caller.name, request.reason, _version(if_match))
         return _state(record_id, done, response)
 
     return router

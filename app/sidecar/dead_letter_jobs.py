@@ -13,7 +13,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from app.dead_letters.api import Filters
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.job_board import JobBoard, JobConflict, JobOrder, JobView, Order, UnknownJob
-from app.sidecar.dead_letter_deeds import ANYBODY, User, problems
+from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
+from app.sidecar.dead_letter_deeds import problems
 from app.sidecar.problems import Problem
 
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
@@ -97,9 +98,9 @@ class JobsAnswer(BaseModel):
     jobs: list[JobAnswer]
 
 
-def jobs_router(board: JobBoard, default_queue: str) -> APIRouter:
+def jobs_router(board: JobBoard, access: Access, default_queue: str) -> APIRouter:
     """``/dlq/replays`` and ``/dlq/discards``."""
-    router = APIRouter(prefix="/dlq", tags=["dead letter jobs"])
+    router = APIRouter(prefix="/dlq", tags=["dead letter jobs"], dependencies=[identified(access)])
 
     async def begin(order: JobOrder, response: Response, *, dry_run: bool) -> JobAnswer:
         with job_problems():
@@ -111,22 +112,26 @@ def jobs_router(board: JobBoard, default_queue: str) -> APIRouter:
         response.headers["location"] = f"/api/v1/dlq/replays/{view.job.id}"
         return job_answer(view)
 
-    @router.post("/replays", status_code=202)
-    async def replay(request: ReplayJob, response: Response, user: User = ANYBODY, key: IdempotencyKey = None) -> JobAnswer:
-        """Start a replay. One job works on a queue at a time."""
+    @router.post("/replays", status_code=202, dependencies=[OPERATOR])
+    async def replay(request: ReplayJob, response: Response, caller: Asker, key: IdempotencyKey = None) -> JobAnswer:
+        """Start a replay. One job works on a queue at a time. With a patch, or by force: for `admin`."""
+        if request.patch is not None or request.force:
+            require(caller, "admin")
         settings = {
             "rate_per_second": request.rate_per_second, "max_records": request.max_records, "canary_size": request.canary.size,
             "canary_min_success": request.canary.min_success, "max_lag": request.max_lag, "patch": request.patch, "force": request.force,
         }  # fmt: skip
         filters = filters_of(request.filter, request.max_age_ms)
-        order = JobOrder("replay", request.queue or default_queue, filters, request.reason, user, settings, key)
+        order = JobOrder("replay", request.queue or default_queue, filters, request.reason, caller.name, settings, key)
         return await begin(order, response, dry_run=request.dry_run)
 
-    @router.post("/discards", status_code=202)
-    async def discard(request: DiscardJob, response: Response, user: User = ANYBODY, key: IdempotencyKey = None) -> JobAnswer:
+    @router.post("/discards", status_code=202, dependencies=[ADMIN])
+    async def discard(request: DiscardJob, response: Response, caller: Asker, key: IdempotencyKey = None) -> JobAnswer:
         """Discard many."""
         settings = {"rate_per_second": board.max_rate, "max_records": request.max_records}
-        order = JobOrder("discard", request.queue or default_queue, filters_of(request.filter), request.reason, user, settings, key)
+        order = JobOrder(
+            "discard", request.queue or default_queue, filters_of(request.filter), request.reason, caller.name, settings, key
+        )
         return await begin(order, response, dry_run=request.dry_run)
 
     @router.get("/replays")
@@ -141,7 +146,7 @@ def jobs_router(board: JobBoard, default_queue: str) -> APIRouter:
         with job_problems():
             return job_answer(await board.view(job_id))
 
-    @router.post("/replays/{job_id}/{order}")
+    @router.post("/replays/{job_id}/{order}", dependencies=[OPERATOR])
     async def control(job_id: str, order: Order) -> JobAnswer:
         """`pause` ends it between two steps, `resume` goes on (without another canary), `cancel` ends it for good."""
         with job_problems():

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime
 
 from app.dead_letters.api import DeadLetters, DeadLettersUnavailable, Filters, InvalidQuery, UnknownQueue
-from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
+from app.sidecar.access import PAYLOAD_READER, Access, Asker, Everybody, identified, require
+from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view, without_payload
 from app.sidecar.problems import Problem
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
@@ -46,9 +47,9 @@ def filters(
     )
 
 
-def dead_letters_router(reader: DeadLetters, default_queue: str) -> APIRouter:
-    """``/dlq/queues`` and ``/dlq/records``, straight from Kafka."""
-    router = APIRouter(prefix="/dlq", tags=["dead letters"])
+def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access | None = None) -> APIRouter:
+    """``/dlq/queues`` and ``/dlq/records``. ``access`` None: whoever reaches this process may read."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access or Everybody())])
 
     @router.get("/queues")
     async def queues() -> QueuesView:
@@ -59,22 +60,39 @@ def dead_letters_router(reader: DeadLetters, default_queue: str) -> APIRouter:
     @router.get("/records")
     async def records(
         narrowed: Annotated[Filters, Depends(filters)],
+        caller: Asker,
         queue: Text = None,
         limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
         cursor: Annotated[str | None, Query(max_length=4096)] = None,
     ) -> PageView:
         """Newest first, without values. Go on with `next_cursor` until it is null."""
+        if narrowed.query is not None:
+            require(caller, "payload-reader")  # what can be searched for can be guessed
         with _problems():
             return page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
 
     @router.get("/records/{record_id}")
-    async def record(record_id: str) -> RecordView:
-        """One record by `topic:partition:offset`: original bytes, all headers, decoded where possible."""
+    async def record(record_id: str, caller: Asker) -> RecordView:
+        """One record by `topic:partition:offset`: original bytes, all headers, decoded where possible.
+
+        Values of the record and of its own headers are for `payload-reader`; others get the rest.
+        """
         with _problems():
             found = await reader.record(record_id)
         if found is None:
             raise Problem(404, "unknown-record", f"Kafka holds no dead letter {record_id}; retention may have taken it.")
-        return record_view(found)
+        return record_view(found) if caller.may("payload-reader") else without_payload(record_view(found))
+
+    @router.get("/records/{record_id}/raw", response_class=Response, dependencies=[PAYLOAD_READER])
+    async def raw(record_id: str) -> Response:
+        """The original bytes and nothing else; 204 for a null value."""
+        with _problems():
+            found = await reader.record(record_id)
+        if found is None:
+            raise Problem(404, "unknown-record", f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+        if found.value is None:
+            return Response(status_code=204)
+        return Response(found.value, media_type="application/octet-stream", headers={"content-disposition": "attachment"})
 
     return router
 

@@ -15,11 +15,12 @@ from typing import Any, Protocol
 
 import httpx
 import pytest
+from confluent_kafka import Producer
 from typer.testing import CliRunner
 
 from app.cli.main import app as cli
 from app.settings import Settings, load_settings
-from app.topics import INTERACTIONS, all_topics, audit_of_dead_letters, dead_letters_of
+from app.topics import INTERACTIONS, Topic, all_topics, audit_of_dead_letters, dead_letters_of
 from deploy.local.kafka import LocalKafka
 from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.process import Command, ManagedProcess
@@ -286,6 +287,34 @@ def test_a_second_one_on_the_same_directory_is_refused_and_missing_topics_are_wa
     second = admin(settings, tmp_path / "admin")
     assert second.process.wait(WAIT_S) == 78
     assert "VELTRIX_ADMIN_DIR" in second.log.read_text()
+
+
+def test_another_teams_letters_are_shown_in_their_own_words_and_not_touched(
+    topics: MakeTopics, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings = topics()
+    recreate(settings.kafka_bootstrap, [Topic("orders-dlt", 2, "another team")])
+    producer = Producer({"bootstrap.servers": settings.kafka_bootstrap})
+    place = {
+        "kafka_dlt-original-topic": INTERACTIONS.encode(),
+        "kafka_dlt-original-partition": bytes(4),
+        "kafka_dlt-original-offset": bytes(8),
+    }
+    headers: list[tuple[str, str | bytes | None]] = [
+        *(place | {"kafka_dlt-exception-fqcn": b"java.lang.IllegalStateException"}).items()
+    ]
+    producer.produce("orders-dlt", b'{"order":"o-77"}', b"k", partition=1, headers=headers)
+    producer.flush()
+    desk = admin(settings, tmp_path / "admin", dlq_extra_topics="orders-dlt, no-such-topic")
+    desk.wait_ready()
+
+    (letter,) = desk.records(queue="orders-dlt", q="o-77")
+    assert (letter["exception_class"], letter["source"]["topic"]) == ("java.lang.IllegalStateException", INTERACTIONS)
+    assert [group["count"] for group in desk.get("/groups", queue="orders-dlt")["groups"]] == [1]
+    refused = desk.post(f"/records/{letter['id']}/replay", {"reason": "x", "force": True})
+    assert (refused.status_code, refused.json()["type"]) == (422, "urn:veltrix:problem:foreign-queue")
+    assert truth.read(settings, INTERACTIONS) == []
+    assert "no-such-topic" in desk.log.read_text()
 
 
 def test_the_command_line_shows_the_same_and_acts_only_with_yes(topics: MakeTopics, worker: StartWorker, admin: StartAdmin) -> None:

@@ -18,7 +18,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import DeadLettersUnavailable
-from app.dead_letters.decode import decode_dead_letter
+from app.dead_letters.dialects import decode_any
 from app.dead_letters.index.writing import IndexWriter
 from app.engine.api import Record
 from app.kafka_clients import KafkaConnectError, client_options, connect
@@ -159,7 +159,7 @@ class IndexFollower:
         of_states = {place: end for place, end in ends.items() if place[0] == self._state_topic}
         of_letters = {place: end for place, end in ends.items() if place[0] != self._state_topic}
         if records:
-            self.added += await self._in_thread(lambda: self._writer.add([*map(decode_dead_letter, records)], of_letters))
+            self.added += await self._in_thread(lambda: self._writer.add([*map(decode_any, records)], of_letters))
         if states:
             await self._in_thread(lambda: self._writer.fold(states, of_states))
         self._positions |= ends
