@@ -155,6 +155,17 @@ def test_lookups_of_their_own_are_asked_on_the_port_they_listen_on_and_start_onl
     assert lookups["profiles"] == ["lookups"]
 
 
+def test_dead_letters_are_asked_on_their_port_with_tokens_and_start_only_when_wanted() -> None:
+    admin, port = services()["dead-letters"], load_settings().admin_port
+
+    assert f"http://127.0.0.1:{port}/livez" in admin["healthcheck"]["test"][-1]
+    assert admin["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert admin["profiles"] == ["dead-letters"]
+    (secret,) = admin["secrets"]
+    assert admin["environment"]["VELTRIX_ADMIN_TOKENS_FILE"] == f"/run/secrets/{secret}"
+    assert secret in compose()["secrets"]
+
+
 # -- versions -----------------------------------------------------------------------------------------------------
 def test_compose_and_the_native_path_run_the_same_kafka() -> None:
     assert services()["kafka"]["image"] == f"apache/kafka:{kafka_version()}"
@@ -194,7 +205,7 @@ def test_both_brokers_have_the_same_settings_for_a_single_node() -> None:
 
 
 # -- settings -----------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("service", ["worker", "topics", "lookups"])
+@pytest.mark.parametrize("service", ["worker", "topics", "lookups", "dead-letters"])
 def test_every_variable_is_a_setting_with_a_valid_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (dockerfile_env() | services()[service]["environment"]).items():
         if name.startswith(ENV_PREFIX):
@@ -214,7 +225,7 @@ def test_inner_addresses_name_services_and_their_listeners() -> None:
     assert f"INTERNAL://{env['VELTRIX_KAFKA_BOOTSTRAP']}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "HOST://127.0.0.1:${KAFKA_PORT:-9092}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "INTERNAL://:19092,HOST://:9092" in kafka["KAFKA_LISTENERS"]
-    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups"}
+    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups", "dead-letters"}
 
 
 # -- operation ----------------------------------------------------------------------------------------------------
@@ -231,6 +242,7 @@ def test_nothing_starts_before_what_it_needs_is_healthy() -> None:
     assert needs == {
         "topics": {"kafka": "service_healthy"},
         "lookups": {"redis": "service_healthy"},
+        "dead-letters": {"topics": "service_completed_successfully", "kafka": "service_healthy"},
         "worker": {"topics": "service_completed_successfully", "kafka": "service_healthy", "redis": "service_healthy"},
     }
 
