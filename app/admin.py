@@ -95,7 +95,6 @@ def _producer(settings: Settings) -> AIOKafkaProducer:
         transactional_id=f"{settings.app_id}-dead-letters",
         transaction_timeout_ms=settings.transaction_timeout_ms,
         max_request_size=DEAD_LETTER_MAX_BYTES,
-        retry_backoff_ms=10,
     )
 
 

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
     IllegalSaslStateError,
+    KafkaConnectionError,
     KafkaError,
     SaslAuthenticationFailed,
     UnsupportedSaslMechanismError,
@@ -145,6 +146,22 @@ async def connected(client: ClientT, settings: Settings) -> AsyncIterator[Client
         yield client
     finally:
         await client.stop()
+
+
+@contextmanager
+def stray_cancellations() -> Iterator[None]:
+    """aiokafka cancels what waits for a connection that is closed; nobody has cancelled the waiting task.
+
+    Raises:
+        KafkaConnectionError: in place of such a cancellation. A real one passes.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        raise KafkaConnectionError("the connection was closed") from None
 
 
 async def connect(client: KafkaClient, settings: Settings) -> None:

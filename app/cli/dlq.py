@@ -226,6 +226,9 @@ def token(
 def _asking() -> Iterator[AdminClient]:
     settings = console.settings()
     with console.reporting(), admin_client(settings) as admin:
+        behind = admin.behind()
+        if behind is not None:
+            console.stderr().print(f"[yellow]not everything is shown[/] {behind}", soft_wrap=True)
         yield admin
 
 

@@ -30,6 +30,14 @@ class AdminClient:
         """The answer to a GET; parameters that are None are left out."""
         return self._ask("GET", path, params={name: value for name, value in query.items() if value is not None})
 
+    def behind(self) -> str | None:
+        """Why the index does not show everything; None: it does."""
+        try:
+            answer = self._http.get(f"{self.base}/readyz")
+            return None if answer.is_success else str(answer.json().get("detail"))
+        except (httpx.HTTPError, ValueError):  # the question itself will say it better
+            return None
+
     def pages(self, limit: int, **query: Any) -> Iterator[dict[str, Any]]:
         """Up to ``limit`` records, page by page."""
         cursor: str | None = None

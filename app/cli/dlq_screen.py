@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -53,6 +53,10 @@ def show_groups(out: Console, groups: Sequence[Row]) -> None:
             _text(group["first_version"]), _text(group["owner"]), _text(group["note"] or group["message"]),
         )  # fmt: skip
     out.print(table)
+
+
+#: Characters of a value that are shown; `--json` has all.
+SHOWN_CHARACTERS: Final = 3000
 
 
 def show_record(out: Console, record: Row, state: Row) -> None:
@@ -111,9 +115,11 @@ def _show_value(out: Console, value: Row | None) -> None:
     if value is None:
         out.print("[dim]no value[/]")
     elif value["text"] is not None:
-        out.print(
-            Syntax(value["text"], "json" if value["parsed"] is not None else "text", word_wrap=True, background_color="default")
-        )
+        text = value["text"]
+        if len(text) > SHOWN_CHARACTERS:
+            out.print(f"[dim]the first {SHOWN_CHARACTERS} of {len(text)} characters (all: --json)[/]")
+        kind = "json" if value["parsed"] is not None else "text"
+        out.print(Syntax(text[:SHOWN_CHARACTERS], kind, word_wrap=True, background_color="default"))
     else:
         out.print(f"{value['size']} bytes, no text; base64:\n{value['base64']}", soft_wrap=True)
 

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from app.dead_letters.api import DeadLettersUnavailable
 from app.engine.api import Header
+from app.kafka_clients import stray_cancellations
 
 log = structlog.get_logger(__name__)
+
+#: One deed; aiokafka itself would wait for a broker for ever.
+DEED_TIMEOUT_S: Final = 10.0
+#: Saying good-bye to a broker that may be away.
+STOP_TIMEOUT_S: Final = 3.0
 
 
 class Written(NamedTuple):
@@ -89,7 +95,9 @@ class DeedWriter:
             if self._is_fenced:
                 raise Fenced("another `veltrix admin` of this application has taken over: use that one, or restart this one")
             try:
-                return await self._transaction(records)
+                async with asyncio.timeout(DEED_TIMEOUT_S):
+                    with stray_cancellations():
+                        return await self._transaction(records)
             except ProducerFenced as exc:
                 self._is_fenced = True
                 raise Fenced("another `veltrix admin` of this application has taken over just now") from exc
@@ -98,11 +106,13 @@ class DeedWriter:
 
     async def _transaction(self, records: Sequence[Written]) -> list[Place]:
         producer = self._producer
+        is_new = producer is None
         if producer is None:
             producer = self._new_producer()
-            await producer.start()
         self._producer = None  # a producer whose send has failed is never used again (ADR 0006)
         try:
+            if is_new:
+                await producer.start()
             await producer.begin_transaction()
             sends = [
                 await producer.send(
@@ -132,6 +142,7 @@ class DeedWriter:
 
 async def _stop(producer: TransactionalProducer) -> None:
     try:
-        await producer.stop()
-    except KafkaError as exc:  # fenced in the middle of a request; the next start ends what it left
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await producer.stop()
+    except (KafkaError, TimeoutError) as exc:  # fenced in the middle of a request; the next start ends what it left
         log.info("failed_producer_stopped", reason=repr(exc))

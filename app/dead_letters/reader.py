@@ -22,7 +22,7 @@ from app.dead_letters.dialects import decode_any
 from app.dead_letters.lineage import Origin, parse_origin
 from app.dead_letters.scan import Scan, decode_cursor, encode_cursor
 from app.dead_letters.topic_log import TopicLog, Window
-from app.kafka_clients import KafkaConnectError
+from app.kafka_clients import KafkaConnectError, stray_cancellations
 from app.settings import Settings
 from app.topics import INTERACTIONS, dead_letters_of
 
@@ -194,7 +194,10 @@ class DeadLetterReader:
     async def _bounded(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
         try:
             async with asyncio.timeout(self._timeout_s), self._lock:
-                return await self._attempt(work)
+                with stray_cancellations():
+                    return await self._attempt(work)
+        except KafkaError as exc:
+            raise DeadLettersUnavailable(str(exc)) from exc
         except TimeoutError:
             raise DeadLettersUnavailable(f"Kafka did not answer within {self._timeout_s:g} s") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -11,10 +12,11 @@ from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import DeadLettersUnavailable
 from app.dead_letters.deeds import Place
-from app.kafka_clients import KafkaConnectError, client_options, connect
+from app.kafka_clients import KafkaConnectError, client_options, connect, stray_cancellations
 from app.settings import Settings
 
 CALL_TIMEOUT_S: Final = 10.0
+STOP_TIMEOUT_S: Final = 3.0
 
 
 class SourceWatch:
@@ -52,12 +54,16 @@ class SourceWatch:
     async def _ask(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
         try:
             async with self._lock, asyncio.timeout(CALL_TIMEOUT_S):
-                consumer = await self._open()
-                committed = {tp: await consumer.committed(tp) or 0 for tp in self._partitions}
-                return committed, await consumer.end_offsets(self._partitions)
+                with stray_cancellations():
+                    return await self._look()
         except (KafkaError, KafkaConnectError, OSError, TimeoutError) as exc:
             await self._drop()
             raise DeadLettersUnavailable(f"the position of the workers is not known: {exc!r}") from exc
+
+    async def _look(self) -> tuple[dict[TopicPartition, int], dict[TopicPartition, int]]:
+        consumer = await self._open()
+        committed = {tp: await consumer.committed(tp) or 0 for tp in self._partitions}
+        return committed, await consumer.end_offsets(self._partitions)
 
     async def _open(self) -> Any:
         if self._consumer is None:
@@ -80,7 +86,9 @@ class SourceWatch:
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            await consumer.stop()
+            with contextlib.suppress(TimeoutError):  # of a broker that is away
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await consumer.stop()
 
 
 def highest(places: list[Place]) -> dict[TopicPartition, int]:

@@ -501,3 +501,25 @@ def test_a_patch_mends_what_it_fits_and_the_rest_is_skipped_and_says_why(
     assert (refused.status_code, refused.json()["type"]) == (422, "urn:veltrix:problem:invalid-request")
     assert desk.post("/replays", {"reason": "x", "rate_per_second": 10**9}).status_code == 422
     assert desk.http.get("/replays/none").status_code == 404
+
+
+def test_while_kafka_is_away_it_says_so_and_goes_on_by_itself_and_can_be_stopped(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin, own_kafka: LocalKafka
+) -> None:
+    settings, sent = topics(kafka_bootstrap=own_kafka.bootstrap), truth.Sent()
+    one = worker(settings)
+    park(settings, one, sent, 1_000)
+    desk = admin(settings)
+    desk.wait_ready()
+    count = len(desk.records())
+
+    own_kafka.stop()
+    assert len(desk.records()) == count, "the index answers"
+    until(lambda: not desk.is_ready(), "it does not say that Kafka is away")
+    assert desk.post(f"/records/{desk.records()[0]['id']}/discard", {"reason": "x"}).status_code == 503
+
+    own_kafka.start()
+    until(desk.is_ready, "it does not come back")
+    assert desk.post(f"/records/{desk.records()[0]['id']}/discard", {"reason": "x"}).status_code == 200
+    own_kafka.stop()
+    assert desk.process.stop(30) == 0, "without Kafka"

@@ -7,6 +7,7 @@ the moment is waited for; what retention has taken is forgotten; a topic that wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from app.dead_letters.api import DeadLettersUnavailable
 from app.dead_letters.dialects import decode_any
 from app.dead_letters.index.writing import IndexWriter
 from app.engine.api import Record
-from app.kafka_clients import KafkaConnectError, client_options, connect
+from app.kafka_clients import KafkaConnectError, client_options, connect, stray_cancellations
 from app.settings import Settings
 from app.topic_admin import TopicAdminError, topic_ids
 
@@ -31,8 +32,13 @@ log = structlog.get_logger(__name__)
 BATCH_RECORDS: Final = 1000
 #: How long one wait for records may last, ms; bounds how late a stop is noticed.
 WAIT_MS: Final = 500
+#: How often the broker is asked where the topics end, seconds: a consumer alone does not notice that it is away.
+ASK_S: Final = 5.0
+ASK_TIMEOUT_S: Final = 10.0
 #: How often what retention has taken is looked for, seconds.
 PURGE_S: Final = 60.0
+#: Saying good-bye to a broker that may be away, seconds.
+STOP_TIMEOUT_S: Final = 3.0
 #: Wait before another attempt when Kafka is away, seconds.
 BACK_OFF_S: Final = 2.0
 
@@ -72,10 +78,14 @@ class IndexFollower:
         try:
             while True:
                 try:
-                    await self._session()
+                    with stray_cancellations():
+                        await self._session()
                 except (DeadLettersUnavailable, KafkaError, KafkaConnectError, TopicAdminError, OSError) as exc:
                     self.problem = str(exc) or repr(exc)
                     log.warning("dead_letter_index_waits", reason=self.problem)
+                except Exception as exc:  # a full disk may be made room on: it is said in /readyz, and tried again
+                    self.problem = f"{type(exc).__name__}: {exc}"
+                    log.exception("dead_letter_index_failed")
                 await asyncio.sleep(BACK_OFF_S)
         finally:
             await self._in_thread(self._writer.close)
@@ -113,7 +123,9 @@ class IndexFollower:
             self.problem = None
             await self._follow(consumer)
         finally:
-            await consumer.stop()
+            with contextlib.suppress(TimeoutError):  # of a broker that is away
+                async with asyncio.timeout(STOP_TIMEOUT_S):
+                    await consumer.stop()
 
     async def _forget_recreated(self) -> None:
         """A topic with another id has nothing to do with what the index holds of it."""
@@ -142,11 +154,14 @@ class IndexFollower:
             self._lag[partition] = max(0, ends[partition] - start)
 
     async def _follow(self, consumer: Any) -> None:
-        purged_at = -PURGE_S
+        purged_at = asked_at = -PURGE_S
         while True:
             if time.monotonic() - purged_at >= PURGE_S:
                 await self._purge(consumer)
                 purged_at = time.monotonic()
+            if time.monotonic() - asked_at >= ASK_S:
+                await self._ask(consumer)
+                asked_at = time.monotonic()
             fetched: Mapping[TopicPartition, list[Record]] = await consumer.getmany(timeout_ms=WAIT_MS, max_records=BATCH_RECORDS)
             if fetched:
                 await self._fold(fetched)
@@ -171,6 +186,11 @@ class IndexFollower:
             if end is not None:
                 self._lag[partition] = max(0, end - await consumer.position(partition))
         self.is_built = self.is_built or self.lag == 0
+
+    async def _ask(self, consumer: Any) -> None:
+        async with asyncio.timeout(ASK_TIMEOUT_S):
+            for partition, end in (await consumer.end_offsets(list(consumer.assignment()))).items():
+                self._lag[partition] = max(0, end - await consumer.position(partition))
 
     async def _purge(self, consumer: Any) -> None:
         queues = [partition for partition in consumer.assignment() if partition.topic != self._state_topic]
