@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 
 from agents.process_interactions import Rules
 from app.dead_letters.api import DeadLetterRecord
+from app.dead_letters.audit import AuditReader
 from app.dead_letters.deeds import DeedWriter
 from app.dead_letters.desk import Desk, DeskTopics
 from app.dead_letters.index.follower import IndexFollower
@@ -70,10 +71,11 @@ async def administer(settings: Settings) -> None:
         reader, source = DeadLetterReader(settings, queues), SourceWatch(settings, ours.sources)
         index, deeds = DeadLetterIndex(path, reader, queues), DeedWriter(lambda: _producer(settings))
         board = JobBoard(Tools(index, follower, deeds, source, topics), settings.dlq_replay_max_per_s)
-        for close in (index.aclose, reader.aclose, source.aclose, deeds.aclose, board.aclose):
+        audit = AuditReader(settings, topics.audit)
+        for close in (index.aclose, reader.aclose, audit.aclose, source.aclose, deeds.aclose, board.aclose):
             stack.push_async_callback(close)
         desk, validate = Desk(index, follower, deeds, topics), validator(settings, ours)
-        await _serve(settings, AdminDeps(settings, index, follower, desk, board, validate, access_of(settings), registry))
+        await _serve(settings, AdminDeps(settings, index, audit, follower, desk, board, validate, access_of(settings), registry))
 
 
 async def _others(settings: Settings) -> list[str]:

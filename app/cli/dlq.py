@@ -198,8 +198,18 @@ def export(
     query = _filters(status=status, stage=stage, reason=reason, fingerprint=fingerprint, key=key, version=version,
                      failed_after=after, failed_before=before, q=q)  # fmt: skip
     with _asking() as admin:
-        for record in admin.pages(limit, queue=queue, **query):
-            console.print_json(admin.get(f"/records/{record['id']}"))
+        for line in admin.export(limit, queue=queue, **query):
+            typer.echo(line)
+
+
+@app.command()
+def audit(
+    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many of the newest.")] = 20, as_json: Json = False
+) -> None:
+    """Who did what."""
+    with _asking() as admin:
+        found = admin.get("/audit", limit=limit)["events"]
+    console.print_json(found) if as_json else dlq_screen.show_audit(console.stdout(), found)
 
 
 @app.command()

@@ -49,6 +49,20 @@ class AdminClient:
             if cursor is None:
                 return
 
+    def export(self, limit: int, **query: Any) -> Iterator[str]:
+        """Up to ``limit`` whole letters as lines of JSON."""
+        cursor: str | None = None
+        while limit > 0:
+            params = {name: value for name, value in query.items() if value is not None}
+            params |= {"limit": min(limit, 500)} | ({"cursor": cursor} if cursor is not None else {})
+            answer = self._answer("GET", "/export", params=params)
+            lines = answer.text.splitlines()
+            yield from lines
+            limit -= len(lines)
+            cursor = answer.headers.get("x-next-cursor")
+            if cursor is None:
+                return
+
     def post(self, path: str, body: dict[str, Any] | None = None, **headers: str) -> Any:
         """The answer to a POST."""
         return self._ask("POST", path, json=body, headers={name.replace("_", "-"): value for name, value in headers.items()})
@@ -58,6 +72,9 @@ class AdminClient:
         return self._ask("PATCH", path, json=body, params={name: value for name, value in query.items() if value is not None})
 
     def _ask(self, method: str, path: str, **arguments: Any) -> Any:
+        return self._answer(method, path, **arguments).json()
+
+    def _answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
             answer = self._http.request(method, path, **arguments)
         except httpx.HTTPError as exc:
@@ -65,7 +82,7 @@ class AdminClient:
                 f"nobody answers at {self.base} ({type(exc).__name__}): start `veltrix admin`, or say where it is in VELTRIX_ADMIN_URL"
             ) from exc
         if answer.is_success:
-            return answer.json()
+            return answer
         try:
             detail = answer.json()["detail"]
         except (ValueError, KeyError, TypeError):

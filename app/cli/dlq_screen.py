@@ -100,6 +100,15 @@ def show_state(out: Console, state: Row) -> None:
     out.print(f"{state['id']}  {_status(state['status'])}  by {escape(state['by'])} at {_time(state['at'])}")
 
 
+def show_audit(out: Console, events: Iterable[Row]) -> None:
+    """One line a deed."""
+    table = grid("at", "who", "did", "to", "result", "why")
+    for event in events:
+        names = ("who", "action", "subject", "result", "reason")
+        table.add_row(_time(event.get("at")), *(_text(event.get(name)) for name in names))
+    out.print(table)
+
+
 def show_jobs(out: Console, jobs: Iterable[Row]) -> None:
     """One line a job."""
     table = grid("job", "state", "matched", "sent", "passed", "failed again", "skipped", "exhausted", "discarded", "by", "note")

@@ -9,6 +9,7 @@ from fastapi import APIRouter, FastAPI
 from fastapi.responses import JSONResponse
 from prometheus_client import CollectorRegistry
 
+from app.dead_letters.audit import AuditReader
 from app.dead_letters.desk import Desk
 from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.service import DeadLetterIndex
@@ -18,6 +19,7 @@ from app.sidecar import problems
 from app.sidecar.access import Access
 from app.sidecar.app import index_router, protect
 from app.sidecar.dead_letter_deeds import Validate, deeds_router, groups_router
+from app.sidecar.dead_letter_exports import exports_router
 from app.sidecar.dead_letter_jobs import jobs_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
@@ -33,6 +35,7 @@ LINKS: Final = {
     "dead_letter_groups": "/api/v1/dlq/groups",
     "dead_letters": "/api/v1/dlq/records",
     "dead_letter_jobs": "/api/v1/dlq/replays",
+    "dead_letter_audit": "/api/v1/dlq/audit",
     "docs": "/docs",
     "openapi": "/openapi.json",
 }
@@ -46,6 +49,7 @@ class AdminDeps:
 
     settings: Settings
     index: DeadLetterIndex
+    audit: AuditReader
     follower: IndexFollower
     desk: Desk
     board: JobBoard
@@ -66,6 +70,7 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     admin.include_router(groups_router(deps.index, deps.desk, deps.validate, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, deps.access), prefix="/api/v1")
     admin.include_router(jobs_router(deps.board, deps.access, default_queue), prefix="/api/v1")
+    admin.include_router(exports_router(deps.index, deps.audit, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(index_router(settings, LINKS))
     protect(admin, settings, deps.registry)
     return admin

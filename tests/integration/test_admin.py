@@ -354,6 +354,16 @@ def test_the_command_line_shows_the_same_and_acts_only_with_yes(topics: MakeTopi
         no_identity("cli-2").decode(), no_identity("cli-1").decode(),
     ]  # fmt: skip
     assert dlq("jobs").stdout.count("COMPLETED") == 1
+    audited = json.loads(dlq("audit", "--json").stdout)
+    assert [(event["action"], event["result"]) for event in audited] == [
+        ("discard", "COMPLETED"), ("discard", "started"), ("discard", "discarded"),
+    ]  # fmt: skip
+    assert "a test" in dlq("audit").stdout
+    with httpx.Client() as client:
+        first = client.get(f"{desk.http.base_url}export", params={"limit": 1})
+        second = client.get(f"{desk.http.base_url}export", params={"limit": 1, "cursor": first.headers["x-next-cursor"]})
+    assert [json.loads(answer.text)["id"] for answer in (first, second)] == ids
+    assert "x-next-cursor" not in second.headers
     wrong = dlq("show", "nonsense")
     assert (wrong.exit_code, "<topic>:<partition>:<offset>" in wrong.stderr) == (1, True)
     desk.process.kill()

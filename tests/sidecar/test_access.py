@@ -45,6 +45,8 @@ RULES: dict[tuple[str, str], tuple[Any, Role]] = {
     ("GET", "/replays"): (None, "viewer"),
     ("GET", "/replays/{job_id}"): (None, "viewer"),
     ("POST", "/replays/{job_id}/{order}"): (None, "operator"),
+    ("GET", "/export"): (None, "payload-reader"),
+    ("GET", "/audit"): (None, "viewer"),
 }
 MAY: dict[Role, set[Role]] = {
     "viewer": {"viewer"},
@@ -69,7 +71,7 @@ class Refusing:
 def application(access: Access) -> FastAPI:
     refusing, follower = cast("Any", Refusing()), cast("Any", SimpleNamespace(lag=0, problem=None, is_built=True))
     return create_admin(
-        AdminDeps(Settings(), refusing, follower, refusing, refusing, refusing.validate, access, CollectorRegistry())
+        AdminDeps(Settings(), refusing, refusing, follower, refusing, refusing, refusing.validate, access, CollectorRegistry())
     )
 
 
