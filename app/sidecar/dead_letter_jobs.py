@@ -148,7 +148,7 @@ def jobs_router(board: JobBoard, access: Access, default_queue: str) -> APIRoute
 
     @router.post("/replays/{job_id}/{order}", dependencies=[OPERATOR])
     async def control(job_id: str, order: Order) -> JobAnswer:
-        """`pause` ends it between two steps, `resume` goes on (without another canary), `cancel` ends it for good."""
+        """`pause` ends it between two steps; `resume` goes on and pauses for lag alone, somebody has looked; `cancel` ends it for good."""
         with job_problems():
             return job_answer(await board.control(job_id, order))
 
