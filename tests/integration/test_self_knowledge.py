@@ -46,8 +46,8 @@ def poison(settings: Settings, count: int) -> None:
 
 
 def lane(worker: WorkerProcess) -> dict[str, Any]:
-    """The one lane of the source of a worker on one partition."""
-    (row,) = [row for row in json.loads(worker.get("/api/v1/lanes")[1])["lanes"] if row["agent"] == AGENT]
+    """The one lane of the source of a worker on one partition; it has a row for each topic that it reads."""
+    (row,) = [row for row in json.loads(worker.get("/api/v1/lanes")[1])["lanes"] if row["topic"] == AGENTS[AGENT]]
     return dict(row)
 
 
