@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
+import structlog
 from aiokafka import AIOKafkaProducer
 from aiokafka.conn import create_conn
 from aiokafka.errors import (
@@ -27,8 +28,12 @@ from app.settings import Settings, SettingsError
 if TYPE_CHECKING:
     from faust.types.auth import CredentialsT
 
+log = structlog.get_logger(__name__)
+
 #: Longest wait of a tool for the first answer of the cluster; a broker that only drops packets would cost a minute.
 CONNECT_TIMEOUT_S: Final = 15.0
+#: Longest good-bye to brokers that may be away.
+LEAVE_TIMEOUT_S: Final = 3.0
 #: Longest wait for one host when finding out why none answered.
 PROBE_TIMEOUT_S: Final = 5.0
 TLS_PROTOCOLS: Final = ("SSL", "SASL_SSL")
@@ -146,6 +151,15 @@ async def connected(client: ClientT, settings: Settings) -> AsyncIterator[Client
         yield client
     finally:
         await client.stop()
+
+
+async def leave(client: KafkaClient) -> None:
+    """Stop a client; a broker that is away, or that has fenced it, is not waited for."""
+    try:
+        async with asyncio.timeout(LEAVE_TIMEOUT_S):
+            await client.stop()
+    except (KafkaError, TimeoutError) as exc:
+        log.info("client_left", reason=repr(exc))
 
 
 @contextmanager

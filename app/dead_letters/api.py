@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 from app.dead_letters.headers import Attempt
 
@@ -15,6 +15,15 @@ class UnknownQueue(Exception):
     def __init__(self, queue: str) -> None:
         super().__init__(f"{queue!r} is not a dead letter queue of this application")
         self.queue = queue
+
+
+class UnknownRecord(Exception):
+    """There is no such dead letter, or no such group of them."""
+
+    @classmethod
+    def letter(cls, record_id: str) -> Self:
+        """Kafka holds no dead letter of this id."""
+        return cls(f"Kafka holds no dead letter {record_id}; retention may have taken it.")
 
 
 class InvalidQuery(Exception):

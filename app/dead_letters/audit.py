@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka.errors import KafkaError
 
-from app.dead_letters.api import DeadLettersUnavailable, InvalidQuery
-from app.dead_letters.topic_log import TopicLog, Window
-from app.kafka_clients import KafkaConnectError, stray_cancellations
+from app.dead_letters.api import InvalidQuery
+from app.dead_letters.topic_log import SharedLog, TopicLog, Window
 from app.settings import Settings
-
-CALL_TIMEOUT_S: Final = 10.0
 
 
 class AuditPage(NamedTuple):
@@ -25,12 +20,10 @@ class AuditPage(NamedTuple):
 
 
 class AuditReader:
-    """One consumer, opened at the first call. Calls take turns."""
+    """Reads the topic. Calls take turns."""
 
     def __init__(self, settings: Settings, topic: str) -> None:
-        self._settings, self._topic = settings, topic
-        self._lock = asyncio.Lock()
-        self._log: TopicLog | None = None
+        self._topic, self._log = topic, SharedLog(settings)
 
     async def page(self, limit: int, before: int | None = None) -> AuditPage:
         """Up to ``limit`` events below the offset ``before``.
@@ -40,34 +33,20 @@ class AuditReader:
         """
         if before is not None and before < 0:
             raise InvalidQuery("before: next_before of the page before")
-        try:
-            async with asyncio.timeout(CALL_TIMEOUT_S), self._lock:
-                with stray_cancellations():
-                    return await self._page(limit, before)
-        except (KafkaError, KafkaConnectError, OSError) as exc:
-            await self._drop()
-            raise DeadLettersUnavailable(f"the audit cannot be read: {exc}") from exc
+        return await self._log.ask(lambda log: self._page(log, limit, before))
 
     async def aclose(self) -> None:
         """Disconnect; a later call connects again."""
-        async with self._lock:
-            await self._drop()
+        await self._log.aclose()
 
-    async def _page(self, limit: int, before: int | None) -> AuditPage:
-        if self._log is None:
-            self._log = await TopicLog.open(self._settings)
-        (partition,) = await self._log.partitions(self._topic)
-        begin, end = (await self._log.bounds([partition]))[partition]
+    async def _page(self, log: TopicLog, limit: int, before: int | None) -> AuditPage:
+        (partition,) = await log.partitions(self._topic)
+        begin, end = (await log.bounds([partition]))[partition]
         top = end if before is None else max(begin, min(end, before))
         window = Window(max(begin, top - limit), top)
-        records = (await self._log.read({partition: window}))[partition]
+        records = (await log.read({partition: window}))[partition]
         events = [event for record in reversed(records) if (event := _decoded(record.value)) is not None]
         return AuditPage(events, window.begin if window.begin > begin else None)
-
-    async def _drop(self) -> None:
-        log, self._log = self._log, None
-        if log is not None:
-            await log.close()
 
 
 def _decoded(raw: bytes | None) -> dict[str, Any] | None:

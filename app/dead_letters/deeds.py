@@ -11,19 +11,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, Protocol
 
-import structlog
 from aiokafka.errors import KafkaError, ProducerFenced
 
 from app.dead_letters.api import DeadLettersUnavailable
 from app.engine.api import Header
-from app.kafka_clients import stray_cancellations
-
-log = structlog.get_logger(__name__)
+from app.kafka_clients import leave, stray_cancellations
 
 #: One deed; aiokafka itself would wait for a broker for ever.
 DEED_TIMEOUT_S: Final = 10.0
-#: Saying good-bye to a broker that may be away.
-STOP_TIMEOUT_S: Final = 3.0
 
 
 class Written(NamedTuple):
@@ -127,7 +122,7 @@ class DeedWriter:
                     raise answer
             await producer.commit_transaction()
         except BaseException:
-            await _stop(producer)
+            await leave(producer)
             raise
         self._producer = producer
         return [Place(sent.topic, sent.partition, sent.offset) for sent in answers if not isinstance(sent, BaseException)]
@@ -137,12 +132,4 @@ class DeedWriter:
         async with self._lock:
             producer, self._producer = self._producer, None
             if producer is not None:
-                await _stop(producer)
-
-
-async def _stop(producer: TransactionalProducer) -> None:
-    try:
-        async with asyncio.timeout(STOP_TIMEOUT_S):
-            await producer.stop()
-    except (KafkaError, TimeoutError) as exc:  # fenced in the middle of a request; the next start ends what it left
-        log.info("failed_producer_stopped", reason=repr(exc))
+                await leave(producer)

@@ -18,7 +18,7 @@ from typing import Any, Final
 import msgspec
 import structlog
 
-from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable
+from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable, UnknownRecord
 from app.dead_letters.deeds import DeedWriter, Written
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.follower import IndexFollower
@@ -31,10 +31,6 @@ log = structlog.get_logger(__name__)
 
 #: Nothing can be done about a letter in one of these any more, except by force.
 DONE: Final = frozenset({"replaying", "replayed", "resolved", "discarded"})
-
-
-class UnknownRecord(Exception):
-    """Kafka holds no such dead letter."""
 
 
 class Conflict(Exception):
@@ -151,7 +147,7 @@ class Desk:
     async def _letter(self, record_id: str) -> DeadLetterRecord:
         letter = await self._index.record(record_id)
         if letter is None:
-            raise UnknownRecord(f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+            raise UnknownRecord.letter(record_id)
         return letter
 
     async def _open_state(self, record_id: str, expected: int | None, *, force: bool = False) -> LetterState:
@@ -178,11 +174,14 @@ class Desk:
             raise DeadLettersUnavailable("it is done, but the index of this process is behind and does not show it yet")
 
     def _audit(self, action: str, by: str, subject: str, result: str, reason: str | None, **details: Any) -> Written:
-        event: dict[str, Any] = {"at": rfc3339(self._now_ms()), "who": by, "action": action, "subject": subject, "result": result}
-        return audit_record(self._topics.audit, event | {"reason": reason, "details": details})
+        return audit_record(self._topics.audit, by, action, subject, result, reason, details, self._now_ms())
 
 
-def audit_record(topic: str, event: Mapping[str, Any]) -> Written:
+def audit_record(
+    topic: str, by: str, action: str, subject: str, result: str, reason: str | None, details: Mapping[str, Any], at_ms: int
+) -> Written:
     """An audit event for the topic; it is in the log as well."""
+    event: dict[str, Any] = {"at": rfc3339(at_ms), "who": by, "action": action, "subject": subject, "result": result}
+    event |= {"reason": reason, "details": dict(details)}
     log.info("dead_letter_deed", **event)
-    return Written(topic, str(event["subject"]).encode(), msgspec.json.encode(event))
+    return Written(topic, subject.encode(), msgspec.json.encode(event))

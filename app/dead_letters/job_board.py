@@ -15,7 +15,6 @@ import structlog
 from app.dead_letters.api import DeadLettersUnavailable, Filters, InvalidQuery
 from app.dead_letters.deeds import Fenced, Written
 from app.dead_letters.desk import audit_record
-from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.states import job_key
 from app.dead_letters.jobs import Job, JobKind, decode_job, encode_filters, encode_job
@@ -87,11 +86,9 @@ class JobBoard:
                     return await self.view(known.id), False
                 if known.queue == job.queue and known.is_active:
                     raise JobConflict(f"job {known.id} is {known.state} on {job.queue}: one at a time; cancel it or wait", known.id)
-            event = {
-                "at": rfc3339(job.created_ms), "who": job.by, "action": job.kind, "subject": job.id, "result": "started",
-                "reason": job.reason, "details": {"matched": job.matched, "filters": job.filters},
-            }  # fmt: skip
-            await self._save(job, audit_record(self._tools.topics.audit, event))
+            details = {"matched": job.matched, "filters": job.filters}
+            topic = self._tools.topics.audit
+            await self._save(job, audit_record(topic, job.by, job.kind, job.id, "started", job.reason, details, job.created_ms))
             self._run(job)
         return await self.view(job.id), True
 
@@ -137,7 +134,7 @@ class JobBoard:
             UnknownJob
         """
         job = await self._known(job_id)
-        return JobView(job, await self._tools.index.look(lambda index: IndexReader.failed_again(index, job_id)))
+        return JobView(job, await self._tools.index.look(lambda index: index.failed_again(job_id)))
 
     async def views(self) -> list[JobView]:
         """Every job, newest first."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from collections.abc import Sequence
+from typing import Final
 
 from aiokafka import TopicPartition
-from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import (
     DeadLetterRecord,
-    DeadLettersUnavailable,
     Filters,
     InvalidQuery,
     Page,
@@ -21,21 +19,16 @@ from app.dead_letters.api import (
 from app.dead_letters.dialects import decode_any
 from app.dead_letters.lineage import Origin, parse_origin
 from app.dead_letters.scan import Scan, decode_cursor, encode_cursor
-from app.dead_letters.topic_log import TopicLog, Window
-from app.kafka_clients import KafkaConnectError, stray_cancellations
+from app.dead_letters.topic_log import CALL_TIMEOUT_S, SharedLog, TopicLog, Window
 from app.settings import Settings
 from app.topics import INTERACTIONS, dead_letters_of
 
 MAX_LIMIT: Final = 500
 MAX_SCANNED: Final = 20_000
-CALL_TIMEOUT_S: Final = 10.0
 #: A page with filters ends early, with a cursor to go on, rather than late.
 SCAN_TIMEOUT_S: Final = 3.0
-
 #: Letters that are wanted and lie this close together are read in one go, with those between them.
 MAX_GAP: Final = 200
-
-T = TypeVar("T")
 
 
 class DeadLetterReader:
@@ -48,14 +41,12 @@ class DeadLetterReader:
     def __init__(self, settings: Settings, queues: Sequence[str] | None = None, timeout_s: float = CALL_TIMEOUT_S) -> None:
         self._settings = settings
         self._queues = tuple(queues or (dead_letters_of(settings.app_id, INTERACTIONS),))
-        self._timeout_s = timeout_s
-        self._lock = asyncio.Lock()
-        self._log: TopicLog | None = None
+        self._log = SharedLog(settings, timeout_s)
         self._edges: dict[tuple[TopicPartition, int], int] = {}
 
     async def queues(self) -> list[QueueSummary]:
         """Every queue with its size and age."""
-        return await self._bounded(self._summaries)
+        return await self._log.ask(self._summaries)
 
     async def records(self, queue: str, limit: int = 50, cursor: str | None = None, filters: Filters | None = None) -> Page:
         """One page, newest first.
@@ -70,7 +61,7 @@ class DeadLetterReader:
         if filters is not None and (filters.status is not None or filters.query is not None):
             raise InvalidQuery("status and q: ask `veltrix admin`, which has an index; a worker only reads the topic")
         below = {} if cursor is None else decode_cursor(queue, cursor)
-        return await self._bounded(lambda log: self._page(log, queue, limit, below, filters or Filters()))
+        return await self._log.ask(lambda log: self._page(log, queue, limit, below, filters or Filters()))
 
     async def record(self, record_id: str) -> DeadLetterRecord | None:
         """The dead letter ``<topic>:<partition>:<offset>``, or None: never written, or taken by retention.
@@ -83,7 +74,7 @@ class DeadLetterReader:
         if origin is None:
             raise InvalidQuery("id: <topic>:<partition>:<offset>")
         self._check(origin.topic)
-        return await self._bounded(lambda log: self._one(log, TopicPartition(origin.topic, origin.partition), origin.offset))
+        return await self._log.ask(lambda log: self._one(log, TopicPartition(origin.topic, origin.partition), origin.offset))
 
     async def records_at(self, places: Sequence[Origin]) -> dict[Origin, DeadLetterRecord]:
         """Those of many dead letters that Kafka still holds, with their values. For letters that lie close together.
@@ -93,12 +84,11 @@ class DeadLetterReader:
         """
         for place in places:
             self._check(place.topic)
-        return await self._bounded(lambda log: self._many(log, places))
+        return await self._log.ask(lambda log: self._many(log, places))
 
     async def aclose(self) -> None:
         """Close the consumer; a later call opens it again."""
-        async with self._lock:
-            await self._drop()
+        await self._log.aclose()
 
     # -- the work, inside the lock ----------------------------------------------------------------
 
@@ -185,38 +175,9 @@ class DeadLetterReader:
                 }
         return found
 
-    # -- the consumer -----------------------------------------------------------------------------
-
     def _check(self, queue: str) -> None:
         if queue not in self._queues:
             raise UnknownQueue(queue)
-
-    async def _bounded(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
-        try:
-            async with asyncio.timeout(self._timeout_s), self._lock:
-                with stray_cancellations():
-                    return await self._attempt(work)
-        except KafkaError as exc:
-            raise DeadLettersUnavailable(str(exc)) from exc
-        except TimeoutError:
-            raise DeadLettersUnavailable(f"Kafka did not answer within {self._timeout_s:g} s") from None
-
-    async def _attempt(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
-        try:
-            if self._log is None:
-                self._log = await TopicLog.open(self._settings)
-            return await work(self._log)
-        except (KafkaError, KafkaConnectError, OSError) as exc:
-            await self._drop()
-            raise DeadLettersUnavailable(str(exc)) from exc
-        except asyncio.CancelledError:
-            await self._drop()  # timed out, or the caller left: a half-done read must not meet the next one
-            raise
-
-    async def _drop(self) -> None:
-        log, self._log = self._log, None
-        if log is not None:
-            await log.close()
 
 
 def _runs(offsets: Sequence[int]) -> list[Window]:

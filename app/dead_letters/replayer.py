@@ -20,7 +20,6 @@ from app.dead_letters.deeds import DeedWriter, Place, Written
 from app.dead_letters.desk import DeskTopics, audit_record
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.follower import IndexFollower
-from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import LetterState, Status, encode_state, job_key, letter_key
 from app.dead_letters.jobs import Job, encode_job
@@ -87,7 +86,8 @@ class Replayer:
         if not rows:
             await self._finish()
             return
-        letters = await self.tools.index.letters(rows)
+        # A discard needs no bytes.
+        letters = await self.tools.index.letters(rows) if job.kind == "replay" else [None] * len(rows)
         records, states = list[Written](), list[Written]()
         for row, letter in zip(rows, letters, strict=True):
             self._handle(row, letter, records, states)
@@ -145,7 +145,7 @@ class Replayer:
     async def failed_again(self) -> int:
         """Records of this job that are dead letters again, as far as the index is."""
         job = self.job.id
-        return await self.tools.index.look(lambda index: IndexReader.failed_again(index, job))
+        return await self.tools.index.look(lambda index: index.failed_again(job))
 
     async def _outcome(self) -> None:
         """Wait until the workers are past what was sent, and the index has what they parked of it."""
@@ -169,11 +169,9 @@ class Replayer:
     async def _end(self, state: str) -> None:
         failed = await self.failed_again()
         self._change(state=state)
-        event = {
-            "at": rfc3339(_now_ms()), "who": self.job.by, "action": self.job.kind, "subject": self.job.id, "result": state,
-            "reason": self.job.reason, "details": counts(self.job) | {"failed_again": failed, "filters": self.job.filters},
-        }  # fmt: skip
-        await self._write([audit_record(self.tools.topics.audit, event)], [])
+        job, topic = self.job, self.tools.topics.audit
+        details = counts(job) | {"failed_again": failed, "filters": job.filters}
+        await self._write([audit_record(topic, job.by, job.kind, job.id, state, job.reason, details, _now_ms())], [])
 
     async def _write(self, records: Sequence[Written], states: Sequence[Written]) -> list[Place]:
         self._change(updated_ms=_now_ms())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,11 +11,10 @@ from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import DeadLettersUnavailable
 from app.dead_letters.deeds import Place
-from app.kafka_clients import KafkaConnectError, client_options, connect, stray_cancellations
+from app.kafka_clients import KafkaConnectError, client_options, connect, leave, stray_cancellations
 from app.settings import Settings
 
 CALL_TIMEOUT_S: Final = 10.0
-STOP_TIMEOUT_S: Final = 3.0
 
 
 class SourceWatch:
@@ -86,9 +84,7 @@ class SourceWatch:
     async def _drop(self) -> None:
         consumer, self._consumer = self._consumer, None
         if consumer is not None:
-            with contextlib.suppress(TimeoutError):  # of a broker that is away
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await consumer.stop()
+            await leave(consumer)
 
 
 def highest(places: list[Place]) -> dict[TopicPartition, int]:

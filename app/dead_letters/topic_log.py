@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, NamedTuple, Self
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any, Final, NamedTuple, Self, TypeVar
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
+from aiokafka.errors import KafkaError
 
 from app.dead_letters.api import DeadLettersUnavailable
 from app.engine.api import Record
-from app.kafka_clients import client_options, connect
+from app.kafka_clients import KafkaConnectError, client_options, connect, stray_cancellations
 from app.settings import Settings
 
 #: A long poll in flight delays the next read on the same connection.
@@ -18,6 +19,9 @@ FETCH_MAX_WAIT_MS: Final = 50
 FETCH_BYTES: Final = 256 * 1024
 NEW_TOPIC_LOOKS: Final = 5
 NEW_TOPIC_PAUSE_S: Final = 0.2
+CALL_TIMEOUT_S: Final = 10.0
+
+T = TypeVar("T")
 
 
 class Window(NamedTuple):
@@ -116,3 +120,49 @@ class TopicLog:
         finally:
             consumer.pause(*consumer.assignment())  # or it would go on polling between the calls
         return found
+
+
+class SharedLog:
+    """A :class:`TopicLog` that is opened by the first question and shared by all: they take turns, each bounded."""
+
+    def __init__(self, settings: Settings, timeout_s: float = CALL_TIMEOUT_S) -> None:
+        self._settings, self._timeout_s = settings, timeout_s
+        self._lock = asyncio.Lock()
+        self._log: TopicLog | None = None
+
+    async def ask(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
+        """What ``work`` finds.
+
+        Raises:
+            DeadLettersUnavailable: Kafka does not answer in time; the next question connects again.
+        """
+        try:
+            async with asyncio.timeout(self._timeout_s), self._lock:
+                with stray_cancellations():
+                    return await self._attempt(work)
+        except TimeoutError:
+            raise DeadLettersUnavailable(f"Kafka did not answer within {self._timeout_s:g} s") from None
+        except KafkaError as exc:
+            raise DeadLettersUnavailable(str(exc)) from exc
+
+    async def aclose(self) -> None:
+        """Disconnect; a later question connects again."""
+        async with self._lock:
+            await self._drop()
+
+    async def _attempt(self, work: Callable[[TopicLog], Awaitable[T]]) -> T:
+        try:
+            if self._log is None:
+                self._log = await TopicLog.open(self._settings)
+            return await work(self._log)
+        except (KafkaError, KafkaConnectError, OSError) as exc:
+            await self._drop()
+            raise DeadLettersUnavailable(str(exc)) from exc
+        except asyncio.CancelledError:
+            await self._drop()  # timed out, or the caller left: a half-done read must not meet the next one
+            raise
+
+    async def _drop(self) -> None:
+        log, self._log = self._log, None
+        if log is not None:
+            await log.close()

@@ -11,13 +11,15 @@ import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Annotated, Any, Final
 
+import msgspec
 from fastapi import APIRouter, Header, Query, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from app.dead_letters.api import DeadLetterRecord, DeadLettersUnavailable, Filters, Group, InvalidQuery, UnknownQueue
-from app.dead_letters.desk import Conflict, Desk, UnknownRecord
+from app.dead_letters.api import DeadLetterRecord, Filters, Group, UnknownRecord
+from app.dead_letters.desk import Conflict, Desk
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import LetterState
@@ -25,6 +27,7 @@ from app.dead_letters.json_patch import PatchFailed, apply_patch
 from app.dead_letters.reader import MAX_LIMIT
 from app.dead_letters.replay import NotReplayable
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
+from app.sidecar.dead_letters import read_problems
 from app.sidecar.problems import Problem
 
 _ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
@@ -184,7 +187,7 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
         with problems():
             letter = await index.record(record_id)
             if letter is None:
-                raise UnknownRecord(f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+                raise UnknownRecord.letter(record_id)
             return await validate(letter, _bytes(request.value_base64))
 
     @router.post("/records/{record_id}/replay", dependencies=[OPERATOR])
@@ -228,49 +231,25 @@ async def _verdicts(index: DeadLetterIndex, validate: Validate, queue: str, fing
 
 def group_view(group: Group) -> GroupView:
     """``group`` as JSON."""
-    return GroupView(
-        queue=group.queue,
-        fingerprint=group.fingerprint,
-        count=group.count,
-        counts=dict(group.counts),
-        first_failed_at=rfc3339(group.first_failed_at_ms),
-        last_failed_at=rfc3339(group.last_failed_at_ms),
-        first_version=group.first_version,
-        stage=group.stage,
-        reason=group.reason,
-        exception_class=group.exception_class,
-        message=group.message,
-        sample=group.sample,
-        note=group.note,
-        owner=group.owner,
-        muted_until=group.muted_until,
-    )
+    times = {"first_failed_at": rfc3339(group.first_failed_at_ms), "last_failed_at": rfc3339(group.last_failed_at_ms)}
+    return GroupView.model_validate(asdict(group) | times | {"count": group.count})
 
 
 @contextmanager
 def problems() -> Iterator[None]:
     """What can go wrong with a dead letter, as an answer."""
     try:
-        yield
-    except UnknownRecord as exc:
-        raise Problem(404, "unknown-record", str(exc)) from exc
-    except UnknownQueue as exc:
-        raise Problem(404, "unknown-queue", str(exc)) from exc
-    except InvalidQuery as exc:
-        raise Problem(422, "invalid-request", str(exc)) from exc
+        with read_problems():
+            yield
     except Conflict as exc:
         raise Problem(409, "conflict", str(exc), {"version": exc.version}, {"etag": f'"{exc.version}"'}) from exc
     except NotReplayable as exc:
         raise Problem(422, exc.kind, str(exc)) from exc
-    except DeadLettersUnavailable as exc:
-        raise Problem(503, "dead-letters-unavailable", str(exc), headers={"retry-after": "5"}) from exc
 
 
 def _state(record_id: str, state: LetterState, response: Response) -> StateView:
     response.headers["etag"] = f'"{state.version}"'
-    return StateView(
-        id=record_id, status=state.status, by=state.by, at=state.at, job=state.job, note=state.note, version=state.version
-    )
+    return StateView.model_validate(msgspec.structs.asdict(state) | {"id": record_id})
 
 
 def _version(if_match: str | None) -> int | None:

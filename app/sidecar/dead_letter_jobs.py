@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
 
+import msgspec
 from fastapi import APIRouter, Header, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
@@ -15,6 +16,7 @@ from app.dead_letters.headers import rfc3339
 from app.dead_letters.job_board import JobBoard, JobConflict, JobOrder, JobView, Order, UnknownJob
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
 from app.sidecar.dead_letter_deeds import problems
+from app.sidecar.dead_letters import epoch_ms
 from app.sidecar.problems import Problem
 
 IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
@@ -157,7 +159,7 @@ def jobs_router(board: JobBoard, access: Access, default_queue: str) -> APIRoute
 
 def filters_of(body: FilterBody, max_age_ms: int | None = None) -> Filters:
     """``body`` for the index; ``max_age_ms``: nothing that failed earlier than so long ago."""
-    after = None if body.failed_after is None else int(body.failed_after.timestamp() * 1000)
+    after = epoch_ms(body.failed_after)
     if max_age_ms is not None:
         after = max(after or 0, time.time_ns() // 1_000_000 - max_age_ms)
     return Filters(
@@ -169,7 +171,7 @@ def filters_of(body: FilterBody, max_age_ms: int | None = None) -> Filters:
         app_version=body.version,
         key=None if body.key is None else body.key.encode(),
         failed_after_ms=after,
-        failed_before_ms=None if body.failed_before is None else int(body.failed_before.timestamp() * 1000),
+        failed_before_ms=epoch_ms(body.failed_before),
         status=body.status,
         query=body.q,
     )
@@ -178,25 +180,9 @@ def filters_of(body: FilterBody, max_age_ms: int | None = None) -> Filters:
 def job_answer(view: JobView) -> JobAnswer:
     """``view`` as JSON."""
     job = view.job
-    return JobAnswer(
-        id=job.id,
-        kind=job.kind,
-        queue=job.queue,
-        state=job.state,
-        reason=job.reason,
-        by=job.by,
-        created_at=rfc3339(job.created_ms),
-        updated_at=rfc3339(job.updated_ms) if job.updated_ms else None,
-        matched=job.matched,
-        sent=job.sent,
-        succeeded=max(0, job.sent - view.failed_again),
-        failed_again=view.failed_again,
-        skipped=job.skipped,
-        exhausted=job.exhausted,
-        discarded=job.discarded,
-        rate_per_second=job.rate_per_second,
-        note=job.note,
-    )
+    times = {"created_at": rfc3339(job.created_ms), "updated_at": rfc3339(job.updated_ms) if job.updated_ms else None}
+    outcome = {"failed_again": view.failed_again, "succeeded": max(0, job.sent - view.failed_again)}
+    return JobAnswer.model_validate(msgspec.structs.asdict(job) | times | outcome)
 
 
 @contextmanager

@@ -9,7 +9,15 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime
 
-from app.dead_letters.api import DeadLetters, DeadLettersUnavailable, Filters, InvalidQuery, UnknownQueue
+from app.dead_letters.api import (
+    DeadLetterRecord,
+    DeadLetters,
+    DeadLettersUnavailable,
+    Filters,
+    InvalidQuery,
+    UnknownQueue,
+    UnknownRecord,
+)
 from app.sidecar.access import PAYLOAD_READER, Access, Asker, Everybody, identified, require
 from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view, without_payload
 from app.sidecar.problems import Problem
@@ -40,8 +48,8 @@ def filters(
         exception_class=exception_class,
         app_version=version,
         key=None if key is None else key.encode(),
-        failed_after_ms=_epoch_ms(failed_after),
-        failed_before_ms=_epoch_ms(failed_before),
+        failed_after_ms=epoch_ms(failed_after),
+        failed_before_ms=epoch_ms(failed_before),
         status=status,
         query=q,
     )
@@ -51,10 +59,17 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access 
     """``/dlq/queues`` and ``/dlq/records``. ``access`` None: whoever reaches this process may read."""
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access or Everybody())])
 
+    async def one(record_id: str) -> DeadLetterRecord:
+        with read_problems():
+            found = await reader.record(record_id)
+            if found is None:
+                raise UnknownRecord.letter(record_id)
+            return found
+
     @router.get("/queues")
     async def queues() -> QueuesView:
         """Every dead letter queue of this application."""
-        with _problems():
+        with read_problems():
             return QueuesView(queues=[queue_view(queue) for queue in await reader.queues()])
 
     @router.get("/records")
@@ -68,7 +83,7 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access 
         """Newest first, without values. Go on with `next_cursor` until it is null."""
         if narrowed.query is not None:
             require(caller, "payload-reader")  # what can be searched for can be guessed
-        with _problems():
+        with read_problems():
             return page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
 
     @router.get("/records/{record_id}")
@@ -77,19 +92,13 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access 
 
         Values of the record and of its own headers are for `payload-reader`; others get the rest.
         """
-        with _problems():
-            found = await reader.record(record_id)
-        if found is None:
-            raise Problem(404, "unknown-record", f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+        found = await one(record_id)
         return record_view(found) if caller.may("payload-reader") else without_payload(record_view(found))
 
     @router.get("/records/{record_id}/raw", response_class=Response, dependencies=[PAYLOAD_READER])
     async def raw(record_id: str) -> Response:
         """The original bytes and nothing else; 204 for a null value."""
-        with _problems():
-            found = await reader.record(record_id)
-        if found is None:
-            raise Problem(404, "unknown-record", f"Kafka holds no dead letter {record_id}; retention may have taken it.")
+        found = await one(record_id)
         if found.value is None:
             return Response(status_code=204)
         return Response(found.value, media_type="application/octet-stream", headers={"content-disposition": "attachment"})
@@ -98,9 +107,12 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access 
 
 
 @contextmanager
-def _problems() -> Iterator[None]:
+def read_problems() -> Iterator[None]:
+    """What can go wrong with looking at dead letters, as an answer."""
     try:
         yield
+    except UnknownRecord as exc:
+        raise Problem(404, "unknown-record", str(exc)) from exc
     except UnknownQueue as exc:
         raise Problem(404, "unknown-queue", str(exc)) from exc
     except InvalidQuery as exc:
@@ -109,5 +121,6 @@ def _problems() -> Iterator[None]:
         raise Problem(503, "dead-letters-unavailable", str(exc), headers={"retry-after": "5"}) from exc
 
 
-def _epoch_ms(moment: AwareDatetime | None) -> int | None:
+def epoch_ms(moment: AwareDatetime | None) -> int | None:
+    """None stays None."""
     return None if moment is None else int(moment.timestamp() * 1000)

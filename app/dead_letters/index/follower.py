@@ -7,7 +7,6 @@ the moment is waited for; what retention has taken is forgotten; a topic that wa
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,7 +21,7 @@ from app.dead_letters.api import DeadLettersUnavailable
 from app.dead_letters.dialects import decode_any
 from app.dead_letters.index.writing import IndexWriter
 from app.engine.api import Record
-from app.kafka_clients import KafkaConnectError, client_options, connect, stray_cancellations
+from app.kafka_clients import KafkaConnectError, client_options, connect, leave, stray_cancellations
 from app.settings import Settings
 from app.topic_admin import TopicAdminError, topic_ids
 
@@ -37,8 +36,6 @@ ASK_S: Final = 5.0
 ASK_TIMEOUT_S: Final = 10.0
 #: How often what retention has taken is looked for, seconds.
 PURGE_S: Final = 60.0
-#: Saying good-bye to a broker that may be away, seconds.
-STOP_TIMEOUT_S: Final = 3.0
 #: Wait before another attempt when Kafka is away, seconds.
 BACK_OFF_S: Final = 2.0
 
@@ -123,9 +120,7 @@ class IndexFollower:
             self.problem = None
             await self._follow(consumer)
         finally:
-            with contextlib.suppress(TimeoutError):  # of a broker that is away
-                async with asyncio.timeout(STOP_TIMEOUT_S):
-                    await consumer.stop()
+            await leave(consumer)
 
     async def _forget_recreated(self) -> None:
         """A topic with another id has nothing to do with what the index holds of it."""
@@ -184,13 +179,16 @@ class IndexFollower:
         for partition in consumer.assignment():
             end = consumer.highwater(partition)
             if end is not None:
-                self._lag[partition] = max(0, end - await consumer.position(partition))
+                await self._note_end(consumer, partition, end)
         self.is_built = self.is_built or self.lag == 0
 
     async def _ask(self, consumer: Any) -> None:
         async with asyncio.timeout(ASK_TIMEOUT_S):
             for partition, end in (await consumer.end_offsets(list(consumer.assignment()))).items():
-                self._lag[partition] = max(0, end - await consumer.position(partition))
+                await self._note_end(consumer, partition, end)
+
+    async def _note_end(self, consumer: Any, partition: TopicPartition, end: int) -> None:
+        self._lag[partition] = max(0, end - await consumer.position(partition))
 
     async def _purge(self, consumer: Any) -> None:
         queues = [partition for partition in consumer.assignment() if partition.topic != self._state_topic]

@@ -50,7 +50,7 @@ class DeadLetterIndex:
 
     async def queues(self) -> list[QueueSummary]:
         """Every queue: what Kafka holds, and what of it is still to be done."""
-        return [await self._ask(partial(_with_index, queue=queue)) for queue in await self._kafka.queues()]
+        return [await self.look(partial(_with_index, queue=queue)) for queue in await self._kafka.queues()]
 
     async def records(self, queue: str, limit: int = 50, cursor: str | None = None, filters: Filters | None = None) -> Page:
         """One page, newest first.
@@ -61,7 +61,7 @@ class DeadLetterIndex:
         self._check(queue)
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidQuery(f"limit: 1 to {MAX_LIMIT}, not {limit}")
-        return await self._ask(lambda index: index.page(queue, limit, cursor, filters or Filters()))
+        return await self.look(lambda index: index.page(queue, limit, cursor, filters or Filters()))
 
     async def record(self, record_id: str) -> DeadLetterRecord | None:
         """One record with everything it holds, and its status."""
@@ -69,7 +69,7 @@ class DeadLetterIndex:
         if found is None:
             return None
         place = Origin(found.topic, found.partition, found.offset)
-        state = await self._ask(lambda index: index.state(place))
+        state = await self.look(lambda index: index.state(place))
         return replace(found, status="pending" if state is None else state.status)
 
     async def letters(self, records: Sequence[DeadLetterRecord]) -> list[DeadLetterRecord | None]:
@@ -85,7 +85,7 @@ class DeadLetterIndex:
             UnknownQueue: not a queue that is indexed.
         """
         self._check(queue)
-        return await self._ask(lambda index: index.groups(queue, status))
+        return await self.look(lambda index: index.groups(queue, status))
 
     async def count(self, queue: str, filters: Filters) -> int:
         """How many letters match.
@@ -94,11 +94,7 @@ class DeadLetterIndex:
             UnknownQueue: not a queue that is indexed.
         """
         self._check(queue)
-        return await self._ask(lambda index: index.count(queue, filters))
-
-    async def look(self, question: Callable[[IndexReader], T]) -> T:
-        """Ask anything."""
-        return await self._ask(question)
+        return await self.look(lambda index: index.count(queue, filters))
 
     async def ask(self, record_id: str, question: Callable[[IndexReader, Origin], T]) -> T:
         """Ask about one letter.
@@ -110,13 +106,14 @@ class DeadLetterIndex:
         if origin is None:
             raise InvalidQuery("id: <topic>:<partition>:<offset>")
         self._check(origin.topic)
-        return await self._ask(lambda index: question(index, origin))
+        return await self.look(lambda index: question(index, origin))
 
     def _check(self, queue: str) -> None:
         if queue not in self._queues:
             raise UnknownQueue(queue)
 
-    async def _ask(self, question: Callable[[IndexReader], T]) -> T:
+    async def look(self, question: Callable[[IndexReader], T]) -> T:
+        """Ask anything, in a thread of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: question(self._reader()))
 
     def _reader(self) -> IndexReader:
