@@ -20,10 +20,12 @@ from app.dead_letters.deeds import DeedWriter, Place, Written
 from app.dead_letters.desk import DeskTopics, audit_record
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.follower import IndexFollower
+from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import LetterState, Status, encode_state, job_key, letter_key
 from app.dead_letters.jobs import Job, encode_job
 from app.dead_letters.json_patch import PatchFailed, apply_patch
+from app.dead_letters.lineage import Origin
 from app.dead_letters.replay import NotReplayable, replay_of, written
 from app.dead_letters.source_watch import SourceWatch, highest
 
@@ -77,26 +79,21 @@ class Replayer:
     async def _step(self) -> None:
         job, started = self.job, time.monotonic()
         size = job.next_batch(started - self._began)
-        wanted = job.wanted
-        rows = (
-            await self.tools.index.look(lambda index: index.untouched(job.queue, size, job.cursor_ms, wanted, job.id))
-            if size
-            else []
-        )
+        rows = await self.tools.index.look(lambda index: _taken(index, job, size)) if size else []
         if not rows:
             await self._finish()
             return
         # A discard needs no bytes.
-        letters = await self.tools.index.letters(rows) if job.kind == "replay" else [None] * len(rows)
+        letters = await self.tools.index.letters([row for row, _ in rows]) if job.kind == "replay" else [None] * len(rows)
         records, states = list[Written](), list[Written]()
-        for row, letter in zip(rows, letters, strict=True):
-            self._handle(row, letter, records, states)
-        self._change(cursor_ms=rows[-1].timestamp_ms)
+        for (row, version), letter in zip(rows, letters, strict=True):
+            self._handle(row, version, letter, records, states)
+        self._change(cursor_ms=rows[-1][0].timestamp_ms)
         self._places = (await self._write(records, states))[1 : 1 + len(records)] or self._places
         await self._wait(started + len(rows) / self.job.rate(started - self._began))
 
     def _handle(
-        self, row: DeadLetterRecord, letter: DeadLetterRecord | None, records: list[Written], states: list[Written]
+        self, row: DeadLetterRecord, version: int, letter: DeadLetterRecord | None, records: list[Written], states: list[Written]
     ) -> None:
         """One letter: a record to send, maybe, and its new state."""
         job = self.job
@@ -112,7 +109,7 @@ class Replayer:
             is_exhausted = isinstance(exc, NotReplayable) and exc.kind == "exhausted"
             status, note = ("exhausted" if is_exhausted else "pending"), str(exc)
             self._change(**({"exhausted": job.exhausted + 1} if is_exhausted else {"skipped": job.skipped + 1}))
-        state = LetterState(status, job.by, rfc3339(_now_ms()), job.id, note or job.reason)
+        state = LetterState(status, job.by, rfc3339(_now_ms()), job.id, note or job.reason, version + 1)
         states.append(Written(self.tools.topics.state, letter_key(row.topic, row.partition, row.offset), encode_state(state)))
 
     def _record(self, letter: DeadLetterRecord | None) -> Written:
@@ -189,6 +186,13 @@ class Replayer:
     async def _wait(self, until: float) -> None:
         while self.stop is None and (left := until - time.monotonic()) > 0:  # noqa: ASYNC110 - a stop is seen within one look
             await asyncio.sleep(min(left, LOOK_S))
+
+
+def _taken(index: IndexReader, job: Job, size: int) -> list[tuple[DeadLetterRecord, int]]:
+    """The next letters, each with the version of its state (0: none), which the job's own follows."""
+    rows = index.untouched(job.queue, size, job.cursor_ms, job.wanted, job.id)
+    states = [index.state(Origin(row.topic, row.partition, row.offset)) for row in rows]
+    return [(row, 0 if state is None else state.version) for row, state in zip(rows, states, strict=True)]
 
 
 def counts(job: Job) -> dict[str, int]:

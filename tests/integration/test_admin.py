@@ -506,7 +506,10 @@ def test_a_patch_mends_what_it_fits_and_the_rest_is_skipped_and_says_why(
     assert (answer["matched"], answer["sent"], answer["skipped"], answer["failed_again"]) == (2, 1, 1, 0)
     assert list(truth.Outcome.of(settings).values) == ["patch-1"]
     (left,) = desk.records(status="pending")
-    assert "not JSON" in desk.get(f"/records/{left['id']}/state")["note"]
+    state = desk.get(f"/records/{left['id']}/state")
+    assert ("not JSON" in state["note"], state["version"]) == (True, 1)
+    ended(desk, desk.post("/replays", {"reason": "once more", "patch": patch}).json()["id"])
+    assert desk.get(f"/records/{left['id']}/state")["version"] == 2, "who has seen the first one is told"
     refused = desk.post("/replays", {"reason": "x", "patch": [{"op": "wish", "path": "/a"}]})
     assert (refused.status_code, refused.json()["type"]) == (422, "urn:veltrix:problem:invalid-request")
     assert desk.post("/replays", {"reason": "x", "rate_per_second": 10**9}).status_code == 422
