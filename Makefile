@@ -34,7 +34,7 @@ test-unit: $(VENV_STAMP) ## Unit tests alone: no service, a few seconds  (T= ARG
 	@$(BIN)/python -m pytest -m "not integration and not process" $(T) $(ARGS)
 
 test-faults: setup $(VENV_STAMP) $(JARS_STAMP) ## Break things under load, count what comes out: an hour; docs/guarantees.md  (FAULT_SEED= FAULT_REPEAT= ARGS=-x)
-	@$(BIN)/python -m pytest tests/faults tests/integration -m faults $(ARGS)
+	@$(BIN)/python -m pytest tests/faults tests/integration -m "faults or promise" $(ARGS)
 
 lint: $(VENV_STAMP) ## ruff, its formatter, mypy --strict, import contracts
 	@$(BIN)/ruff check .
