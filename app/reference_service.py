@@ -24,7 +24,6 @@ from app.enrichment.changes import UnreadableChange, change_key, change_value, p
 from app.enrichment.declaration import ReferenceTable
 from app.enrichment.gates import REDIS_CALLS
 from app.enrichment.join import Joiner
-from app.enrichment.opening import open_reference
 from app.kafka_clients import KafkaConnectError, client_options, connect, connected
 from app.lookups.connect import redis_client
 from app.settings import Settings
@@ -52,6 +51,8 @@ class ReferenceService(Service):
 
     async def on_start(self) -> None:
         """Open; a database or Redis that is away is no reason not to start, a wrong declaration is."""
+        from app.enrichment.opening import open_reference  # SQLAlchemy: a seventh of a worker's start, for those who enrich
+
         settings = self._settings
         if settings.redis_url:
             timeout_s = settings.reference_redis_timeout_ms / 1000

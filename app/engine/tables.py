@@ -126,6 +126,11 @@ class EngineTables(TableManager):
     #: Ends the process before it works on state that is not its own.
     refuse: Callable[[str], None] = staticmethod(guard.refuse)
 
+    async def on_start(self) -> None:
+        """Begin at once: Faust waits a second here for tables declared late, and ``assert_complete`` has refused those."""
+        await self._update_channels()
+        await self.recovery.start()
+
     @property
     def recovery(self) -> EngineRecovery:
         """Restores in batches."""

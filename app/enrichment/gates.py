@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -13,7 +13,6 @@ from app.enrichment.api import ReferenceCounters, Rows, StoreUnavailable, Troubl
 from app.enrichment.declaration import ReferenceTable
 from app.enrichment.limits import Breaker, Budget
 from app.enrichment.shared import SharedTier
-from app.enrichment.store import ReferenceStore
 
 log = structlog.get_logger(__name__)
 
@@ -22,6 +21,20 @@ REDIS_CALLS: Final = 8
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
+
+
+class ReferenceStore(Protocol):
+    """What the cache needs of a database."""
+
+    async def fetch(self, table: ReferenceTable, keys: Sequence[str]) -> Rows:
+        """Rows of the keys that exist, with exactly the declared columns in their order. One query, in bounded time.
+
+        Raises:
+            StoreUnavailable: no answer.
+        """
+        ...
+
+    async def aclose(self) -> None: ...
 
 
 class DatabaseGate:

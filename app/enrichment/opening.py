@@ -14,12 +14,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from app.enrichment.api import ReferenceConfigError, ReferenceCounters, StoreUnavailable
 from app.enrichment.cache import ReferenceCache
 from app.enrichment.declaration import ReferenceTable, load_declaration
-from app.enrichment.gates import DatabaseGate, SharedGate, Sleep
+from app.enrichment.gates import DatabaseGate, ReferenceStore, SharedGate, Sleep
 from app.enrichment.limits import Breaker, BreakerPolicy, Budget
 from app.enrichment.loader import Loader
 from app.enrichment.schema import create_default_schema
 from app.enrichment.shared import RedisTier, SharedTier
-from app.enrichment.store import ReferenceStore, SqlReferenceStore, make_engine
+from app.enrichment.store import SqlReferenceStore, make_engine
 from app.settings import Settings
 
 log = structlog.get_logger(__name__)

@@ -12,7 +12,7 @@ import decimal
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from sqlalchemy import ARRAY, Column, Connection, Integer, MetaData, Select, String, Table, any_, bindparam, inspect, select
 from sqlalchemy.engine import URL, make_url
@@ -32,20 +32,6 @@ RECYCLE_S: Final = 1800
 #: A file that was replaced by another one is noticed after this.
 SQLITE_RECYCLE_S: Final = 10
 DRIVERS: Final = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-
-
-class ReferenceStore(Protocol):
-    """What the cache needs of a database."""
-
-    async def fetch(self, table: ReferenceTable, keys: Sequence[str]) -> Rows:
-        """Rows of the keys that exist, with exactly the declared columns in their order. One query, in bounded time.
-
-        Raises:
-            StoreUnavailable: no answer.
-        """
-        ...
-
-    async def aclose(self) -> None: ...
 
 
 class SqlReferenceStore:

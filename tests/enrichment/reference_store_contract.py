@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from app.enrichment.store import ReferenceStore
+from app.enrichment.gates import ReferenceStore
 from tests.enrichment.fakes import ITEMS, USERS
 
 SEEDED_USERS, SEEDED_ITEMS = 2000, 20
