@@ -143,6 +143,8 @@ HOOKS: tuple[Hook, ...] = (
     *_of("faust.tables.manager:TableManager", FAUST, {
         "recovery": ("(self)", "f7226be333bc9af7", "ours"),
         "_recovery": ("", "dc937b59892604f5", "where the property keeps it"),
+        "on_start": ("(self)", "35aa469ac19e96ab", "ours: no second of waiting"),
+        "_update_channels": ("(self)", "fbf8c1558b2d8743", "called at the start"),
     }),
     *_of("faust.tables.base:Collection", FAUST, {
         "_new_store": ("(self)", "2abc62ec2c552d6d", "ours"),
