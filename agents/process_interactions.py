@@ -6,6 +6,7 @@ batch. A record that is refused changes no state: its id is not remembered, so a
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from agents._deriving import Derived, DerivedRules
@@ -91,10 +92,12 @@ class _Work:
 )
 async def process_interactions(batch: Batch[Rules]) -> Effects:
     """Valid unique events with their sequence number; per-user profiles and sessions; activity per item."""
-    effects, state, joined = batch.effects(), batch.state, NOTHING
+    effects, state, joined, at = batch.effects(), batch.state, NOTHING, time.perf_counter()
     valid = _classify(batch, effects)
+    at = effects.step("decode", at)
     if batch.context.reference is not None:
         valid, joined = await _join(batch.context.reference, valid, effects)
+        at = effects.step("enrich", at)
     work = _begin(batch, {interaction.user_key for _, interaction in valid}, joined)
     for record, interaction in valid:
         _fold(work, record, interaction, effects)
@@ -103,6 +106,7 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
     work.derived.finish(state, work.clock, batch.records, effects, is_clock_moved=work.is_clock_moved)
     _forget_users(batch, work)
     _write(state, work)
+    effects.step("state", at)
     return effects
 
 

@@ -49,6 +49,7 @@ from app.sidecar.references import NoReferences
 from app.sidecar.server import SidecarBindError
 from app.sidecar.service import SidecarService
 from app.telemetry.catalogue import Catalogue
+from app.telemetry.disk import DiskMetrics
 from app.telemetry.engine import BuildInfo, EngineMetrics
 from app.telemetry.logs import configure_logging, logging_config
 from app.telemetry.lookups import LookupMetrics, LookupReads
@@ -82,7 +83,8 @@ def build(settings: Settings) -> EngineApp:
     switched_off = {agent.name for agent in registry} - {agent.name for agent in declarations}
     assert_complete(stream_app, declarations, AGENT_FILES - switched_off)
     loop_lag = LoopLagMonitor(catalogue)
-    EngineMetrics(catalogue, status)
+    EngineMetrics(catalogue, status, metrics.newest_ms)
+    DiskMetrics(catalogue, settings.data_dir)
     WatchMetrics(catalogue, status, watchdog, fence)
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     if follower is not None:

@@ -8,6 +8,7 @@ change nothing but the state view: the engine may throw the result away and call
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
@@ -90,6 +91,7 @@ class Effects:
         "published",
         "retries",
         "retrying",
+        "steps",
     )
 
     def __init__(self) -> None:
@@ -100,6 +102,7 @@ class Effects:
         self.retrying: list[tuple[Record, Failure]] = []
         self.retries: list[tuple[Record, Failure, Retry]] = []
         self.late_events: dict[str, int] = {}
+        self.steps: dict[str, float] = {}
         self.emitted = 0
         self.duplicates = 0
         self.dropped = 0
@@ -143,6 +146,12 @@ class Effects:
         """``record`` is left out on purpose, by the named policy."""
         self._offsets.append(record.offset)
         self.dropped += 1
+
+    def step(self, name: str, since: float) -> float:
+        """What the body has done since then, for the metrics. Both are ``time.perf_counter()`` seconds; returns now."""
+        now = time.perf_counter()
+        self.steps[name] = self.steps.get(name, 0.0) + now - since
+        return now
 
     def publish(self, *outputs: Output) -> None:
         """Publish what the batch as a whole brought about (a window closed), beside what its records did.

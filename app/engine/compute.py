@@ -102,6 +102,8 @@ class Computed:
     dropped: int = 0
     late: dict[str, int] = field(default_factory=dict)
     """events that came too late, by result"""
+    steps: dict[str, float] = field(default_factory=dict)
+    """seconds that the body says it spent, by step"""
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     runs: int = 0
     """How many runs of the body are in it"""
@@ -116,6 +118,8 @@ class Computed:
         self.retries += effects.retries
         for result, count in effects.late_events.items():
             self.late[result] = self.late.get(result, 0) + count
+        for step, seconds in effects.steps.items():
+            self.steps[step] = self.steps.get(step, 0.0) + seconds
         self.emitted += effects.emitted
         self.duplicates += effects.duplicates
         self.dropped += effects.dropped

@@ -86,8 +86,10 @@ class Lane:
         self._parts = parts
         self.queued = 0
         """records fetched and not yet taken into a unit"""
-        self._queue: deque[Sequence[Record]] = deque()
-        """as they were fetched: lists of one topic"""
+        self._queue: deque[tuple[float, Sequence[Record]]] = deque()
+        """as they were fetched: when (``perf_counter``), and a list of one topic"""
+        self._fetched_at = 0.0
+        """when the oldest records of the last run were fetched"""
         self._in_flight: deque[Unit] = deque()
         self._records_in_flight = 0
         self._unacked = 0
@@ -119,7 +121,7 @@ class Lane:
             self.tiers.hold(records)
             self._work.set()
             return
-        self._queue.append(records)
+        self._queue.append((time.perf_counter(), records))
         self.queued += len(records)
         if self.queued > self.limits.high_water and not self.paused:
             self._pause(True)
@@ -153,21 +155,23 @@ class Lane:
                 self._parts.breaker.record(len(computed.records) - len(computed.retries), computed.dead_letters)
                 while self._is_full():
                     await self._wait_for_work()
-                await self._publish(Unit(computed, started))
+                await self._publish(Unit(computed, started, self._fetched_at))
             await asyncio.sleep(0)  # other lanes, heartbeats and the sidecar come first now
 
     def _take_due(self) -> None:
         """Queue what has waited long enough in a retry tier."""
         if self.queued <= self.limits.high_water and self.tiers.wait_s() == 0.0:
             for records in self.tiers.due():
-                self._queue.append(records)
+                self._queue.append((time.perf_counter(), records))
                 self.queued += len(records)
 
     async def _run(self) -> list[Computed]:
         computer, ticks = self._parts.computer, self._parts.ticks
         self._ran_at = time.monotonic()
         if self._queue or ticks is None:
+            self._fetched_at = self._queue[0][0]
             return await computer.run(self._take())
+        self._fetched_at = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         moment = Moment(ticks.topic, self.id.partition, self.progress.last_read(ticks.topic), now_ms)
         return await computer.tick(moment, now_ms if ticks.is_at_end() else None)
@@ -211,15 +215,15 @@ class Lane:
         queue, limits, size = self._queue, self.limits, 0
         most = min(limits.unit_max_records, self._parts.breaker.allowance())
         taken: list[Record] = []
-        topic = queue[0][0].topic
-        while queue and queue[0][0].topic == topic and len(taken) < most:
-            records = queue.popleft()
+        topic = queue[0][1][0].topic
+        while queue and queue[0][1][0].topic == topic and len(taken) < most:
+            fetched_at, records = queue.popleft()
             count = min(len(records), most - len(taken))
             sizes = [len(record.value or b"") for record in records[:count]]
             if size + sum(sizes) > limits.unit_max_bytes:
                 count = _fitting(sizes, limits.unit_max_bytes - size) or (0 if taken else 1)
             if count < len(records):
-                queue.appendleft(records[count:])
+                queue.appendleft((fetched_at, records[count:]))
             if not count:
                 break
             taken += records[:count]

@@ -12,6 +12,8 @@ from typing import Literal, Protocol
 from app.engine.api import LaneId
 
 Phase = Literal["starting", "joining", "recovering", "running", "rebalancing", "stopping"]
+#: How far a record has come: fetched from Kafka, taken into a micro-batch, computed, its outputs acknowledged, its state stored.
+Stage = Literal["fetched", "taken", "computed", "visible", "durable"]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -170,10 +172,8 @@ class UnitReport:
     """(stage, reason) of each dead letter"""
     timestamps: Sequence[int]
     """broker or producer timestamp of each record, epoch ms"""
-    done_ms: int
-    """wall clock when the unit became durable, epoch ms"""
-    visible_ms: int
-    """wall clock when its outputs were acknowledged by the broker, epoch ms"""
+    reached: Mapping[Stage, int]
+    """wall clock when the unit had come that far, epoch ms"""
     seconds: Mapping[str, float]
     """wall seconds per phase: compute, outputs, changelog, store"""
     changelog_records: int
@@ -182,6 +182,8 @@ class UnitReport:
     """events that came too late, by the result that leaves them out"""
     retries: Sequence[tuple[str, str]] = ()
     """(stage, reason) of each record that is to be tried again"""
+    steps: Mapping[str, float] = field(default_factory=dict)
+    """wall seconds within compute, by what the agent's body says it did: decode, enrich, state"""
 
 
 class Observer(Protocol):

@@ -9,7 +9,7 @@ from app.engine.api import DeadLetterEncoder, LaneId
 from app.engine.compute import Computed
 from app.engine.marker import Marker
 from app.engine.producing import Ack
-from app.engine.status import UnitReport
+from app.engine.status import Stage, UnitReport
 from app.engine.writer import Addressed, TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
 
@@ -18,14 +18,14 @@ class Unit:
     """A micro-batch between its computation and its RocksDB write. Times are ``perf_counter`` seconds."""
 
     __slots__ = (
-        "_acks", "_on_acked", "_waiting", "changelog_bytes", "changelog_records", "computed", "computed_at", "marker", "started",
-        "visible_at", "visible_ms",
+        "_acks", "_on_acked", "_waiting", "changelog_bytes", "changelog_records", "computed", "computed_at", "fetched_at", "marker",
+        "started", "visible_at",
     )  # fmt: skip
 
-    def __init__(self, computed: Computed, started: float) -> None:
+    def __init__(self, computed: Computed, started: float, fetched_at: float | None = None) -> None:
         self.computed = computed
         self.started = self.computed_at = self.visible_at = started
-        self.visible_ms = 0
+        self.fetched_at = started if fetched_at is None else fetched_at
         self.marker = Marker()
         self.changelog_records = self.changelog_bytes = 0
         self._acks: list[Ack] = []
@@ -57,7 +57,6 @@ class Unit:
     def mark_visible(self) -> None:
         """Others can read the outputs from now on."""
         self.visible_at = time.perf_counter()
-        self.visible_ms = time.time_ns() // 1_000_000
 
     def raise_if_failed(self) -> None:
         """Raise what the broker answered for an output that it did not take."""
@@ -79,8 +78,7 @@ class Unit:
             dead_letters=[(failure.stage, failure.reason) for _, failure in computed.dead_letters],
             retries=[(failure.stage, failure.reason) for _, failure, _ in computed.retries],
             timestamps=[record.timestamp for record in computed.records],
-            done_ms=time.time_ns() // 1_000_000,
-            visible_ms=self.visible_ms,
+            reached=self._reached(done_at),
             seconds={
                 "compute": self.computed_at - self.started,
                 "outputs": self.visible_at - self.computed_at,
@@ -90,7 +88,19 @@ class Unit:
             changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
             late=computed.late,
+            steps=computed.steps,
         )
+
+    def _reached(self, done_at: float) -> dict[Stage, int]:
+        """Wall clock of each stage: one reading of it, and the monotonic times since."""
+        now_ms = time.time_ns() / 1_000_000
+        return {
+            "fetched": int(now_ms - (done_at - self.fetched_at) * 1000),
+            "taken": int(now_ms - (done_at - self.started) * 1000),
+            "computed": int(now_ms - (done_at - self.computed_at) * 1000),
+            "visible": int(now_ms - (done_at - self.visible_at) * 1000),
+            "durable": int(now_ms),
+        }
 
 
 def output_batches(

@@ -68,8 +68,8 @@ CONSUMED = Metric(
 )
 LATENCY = Metric(
     "veltrix_event_latency_seconds", "histogram",
-    "From the record's timestamp to visible (outputs acknowledged) or durable (state stored).",
-    "Rising with lag: add workers. Rising without: see veltrix_loop_seconds_total for the slow phase.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
+    "From the record's timestamp to each stage: fetched from Kafka, taken into a micro-batch, computed, visible (outputs acknowledged), durable (state stored).",
+    "The first stage that rises is the slow one. fetched: Kafka, or lag (add workers). taken: this worker is busy. computed: the agent. visible: the broker.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
 )
 LATE_EVENTS = Metric(
     "veltrix_late_events_total", "counter", "Events that a session or window leaves out because they came too late; all else of them counts.",
@@ -87,9 +87,17 @@ LOOP_SECONDS = Metric(
     "veltrix_loop_seconds_total", "counter", "Wall seconds of units per phase: compute, outputs, changelog, store.",
     "outputs or changelog grow: the broker is slow. compute grows: profile the agent.", ("phase",), "seconds",
 )
+COMPUTE_SECONDS = Metric(
+    "veltrix_compute_seconds_total", "counter", "Wall seconds within compute, by what the agent's body does: decode, enrich (reference data), state.",
+    "enrich grows: the reference database or its cache. decode: larger events. state: more keys per event.", ("agent", "step"), "seconds",
+)
 CONSUMER_LAG = Metric(
     "veltrix_consumer_lag", "gauge", "Records in the source partition that are not yet applied.",
     "Growing on all partitions: add workers. On one: a hot key or a stuck lane.", ("source", "partition"),
+)
+LAG_SECONDS = Metric(
+    "veltrix_consumer_lag_seconds", "gauge", "Age of the newest applied record while others wait behind it: how old the results are; 0 without lag.",
+    "What users see as delay. Growing: as veltrix_consumer_lag.", ("source", "partition"), "seconds",
 )
 COMMIT_AGE = Metric(
     "veltrix_commit_age_seconds", "gauge", "Seconds since the partition's offset was last committed.",
@@ -191,6 +199,13 @@ INDEX_LAG = Metric(
 INDEX_CONNECTED = Metric(
     "veltrix_dead_letter_index_connected", "gauge", "1 while `veltrix admin` reads its topics.",
     "0: see its /readyz for why. What is shown is as of then.",
+)
+DISK_FREE = Metric(
+    "veltrix_data_disk_free_bytes", "gauge", "Bytes free for this worker's tables (VELTRIX_DATA_DIR).",
+    "At 0 the worker ends. Make room, or let another worker take over: runbook disk-full.", (), "bytes",
+)
+DISK_SIZE = Metric(
+    "veltrix_data_disk_size_bytes", "gauge", "Bytes of the file system of VELTRIX_DATA_DIR.", "As veltrix_data_disk_free_bytes.", (), "bytes",
 )
 ASSIGNED = Metric(
     "veltrix_assigned_partitions", "gauge", "Partitions this worker owns.",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import platform
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from typing import get_args
 
 from app.engine.status import EngineStatus, LaneStatus, Phase
@@ -14,8 +15,14 @@ from app.telemetry import catalogue as m
 class EngineMetrics:
     """Lag, ages, queues, state size, recovery and readiness; costs nothing between two scrapes."""
 
-    def __init__(self, catalogue: m.Catalogue, engine: EngineStatus) -> None:
-        self._engine = engine
+    def __init__(
+        self,
+        catalogue: m.Catalogue,
+        engine: EngineStatus,
+        newest_ms: Callable[[str, int], int | None] = lambda _topic, _partition: None,
+    ) -> None:
+        """``newest_ms``: timestamp of the last record applied of a topic's partition, epoch ms; None: not known."""
+        self._engine, self._newest_ms = engine, newest_ms
         catalogue.add(self)
 
     def readings(self) -> Iterator[m.Reading]:
@@ -24,6 +31,7 @@ class EngineMetrics:
         yield m.ASSIGNED, (), len(lanes)
         for status in statuses:
             yield from _source(status)
+            yield from self._lag_seconds(status)
         for status in lanes.values():
             yield from _lane(status)
             yield from _ledger(status)
@@ -38,6 +46,12 @@ class EngineMetrics:
         for standby in self._engine.standbys():
             if standby.lag >= 0:  # an unknown lag is absent, not 0
                 yield m.STANDBY_LAG, (standby.lane.agent, str(standby.lane.partition)), standby.lag
+
+    def _lag_seconds(self, lane: LaneStatus) -> Iterator[m.Reading]:
+        newest_ms = self._newest_ms(lane.topic, lane.lane.partition)
+        if not lane.is_tier and newest_ms is not None and lane.end_offset >= 0:
+            seconds = max(0.0, time.time() - newest_ms / 1000) if lane.lag else 0.0
+            yield m.LAG_SECONDS, (lane.topic, str(lane.lane.partition)), seconds
 
 
 def _source(lane: LaneStatus) -> Iterator[m.Reading]:

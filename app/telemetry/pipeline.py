@@ -6,11 +6,12 @@ made when ``/metrics`` is read.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from app.engine.api import LaneId
-from app.engine.status import UnitReport
+from app.engine.status import Stage, UnitReport
 from app.telemetry import catalogue as m
 from app.telemetry.histogram import AgeHistogram, Histogram
 
@@ -23,11 +24,13 @@ OTHER = ("other", "other")
 class SourceTotals:
     """Counts and latencies of one source topic since this process started."""
 
-    __slots__ = ("consumed", "dead_lettered", "dropped", "duplicate", "durable", "emitted", "retried", "visible")
+    __slots__ = ("ages", "consumed", "dead_lettered", "dropped", "duplicate", "emitted", "newest_ms", "retried")
 
     def __init__(self) -> None:
         self.consumed = self.emitted = self.duplicate = self.dead_lettered = self.retried = self.dropped = 0
-        self.visible, self.durable = AgeHistogram(m.LATENCY_BUCKETS), AgeHistogram(m.LATENCY_BUCKETS)
+        self.ages: dict[str, AgeHistogram] = {stage: AgeHistogram(m.LATENCY_BUCKETS) for stage in get_args(Stage)}
+        self.newest_ms: dict[int, int] = {}
+        """timestamp of the last record applied, by partition"""
 
     def add(self, report: UnitReport) -> None:
         self.consumed += report.records
@@ -36,9 +39,11 @@ class SourceTotals:
         self.dead_lettered += len(report.dead_letters)
         self.retried += len(report.retries)
         self.dropped += report.dropped
+        if report.timestamps:
+            self.newest_ms[report.lane.partition] = report.timestamps[-1]
         stamps = sorted(report.timestamps)
-        self.visible.observe_ages(report.visible_ms, stamps)
-        self.durable.observe_ages(report.done_ms, stamps)
+        for stage, at_ms in report.reached.items():
+            self.ages[stage].observe_ages(at_ms, stamps)
 
 
 class PipelineMetrics:
@@ -50,6 +55,7 @@ class PipelineMetrics:
         self._batch_bytes = Histogram(m.BYTE_BUCKETS)
         self._commit_seconds = Histogram(m.LATENCY_BUCKETS)
         self._phase_seconds: dict[str, float] = {}
+        self._steps: defaultdict[tuple[str, str], float] = defaultdict(float)
         self._dead_letters: Counter[tuple[str, str]] = Counter()
         self._retries: Counter[tuple[str, str]] = Counter()
         self._late: Counter[str] = Counter()
@@ -73,6 +79,8 @@ class PipelineMetrics:
         self._changelog_bytes += report.changelog_bytes
         for phase, seconds in report.seconds.items():
             self._phase_seconds[phase] = self._phase_seconds.get(phase, 0.0) + seconds
+        for step, seconds in report.steps.items():
+            self._steps[report.lane.agent, step] += seconds
         self._late.update(report.late)
         if report.dead_letters:
             _count_reasons(self._dead_letters, report.dead_letters)
@@ -100,8 +108,8 @@ class PipelineMetrics:
             yield m.CONSUMED, (topic,), totals.consumed
             for outcome in OUTCOMES:
                 yield m.EVENTS, (topic, outcome), getattr(totals, outcome)
-            yield m.LATENCY, (topic, "visible"), totals.visible
-            yield m.LATENCY, (topic, "durable"), totals.durable
+            for stage, ages in totals.ages.items():
+                yield m.LATENCY, (topic, stage), ages
         for result, count in self._late.items():
             yield m.LATE_EVENTS, (result,), count
         for (stage, reason), count in self._dead_letters.items():
@@ -110,7 +118,13 @@ class PipelineMetrics:
             yield m.RETRIES, (stage, reason), count
         for phase, seconds in self._phase_seconds.items():
             yield m.LOOP_SECONDS, (phase,), seconds
+        for labels, seconds in self._steps.items():
+            yield m.COMPUTE_SECONDS, labels, seconds
         yield from self._unlabelled()
+
+    def newest_ms(self, topic: str, partition: int) -> int | None:
+        """Timestamp of the last record of ``topic`` that was applied here, epoch ms; None before the first."""
+        return self._totals[topic].newest_ms.get(partition) if topic in self._totals else None
 
     def _unlabelled(self) -> Iterator[m.Reading]:
         yield m.BATCH_RECORDS, (), self._batch_records

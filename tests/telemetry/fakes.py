@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from app.engine.api import LaneId
-from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stall, StandbyStatus, UnitReport
+from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stage, Stall, StandbyStatus, UnitReport
 
 AGENT = "process_interactions"
 NOW_MS = 1_700_000_000_000
+AFTER_MS: dict[Stage, int] = {"fetched": 2, "taken": 4, "computed": 12, "visible": 20, "durable": 25}
 
 
 def unit(records: int = 10, partition: int = 0, topic: str = "interactions", **changes: object) -> UnitReport:
@@ -23,8 +24,7 @@ def unit(records: int = 10, partition: int = 0, topic: str = "interactions", **c
         "dropped": 0,
         "dead_letters": [],
         "timestamps": [NOW_MS] * records,
-        "done_ms": NOW_MS + 25,
-        "visible_ms": NOW_MS + 20,
+        "reached": {stage: NOW_MS + after for stage, after in AFTER_MS.items()},
         "seconds": {"compute": 0.5, "changelog": 0.25},
         "changelog_records": records + 1,
         "changelog_bytes": records * 100,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from app.engine.api import LaneId
-from app.engine.status import Ledger, Observer, RecoveryStatus
+from app.engine.status import Ledger, Observer, RecoveryStatus, Stage
 from app.telemetry.catalogue import Catalogue
+from app.telemetry.disk import DiskMetrics
 from app.telemetry.engine import EngineMetrics
 from app.telemetry.pipeline import MAX_REASONS, OUTCOMES, PipelineMetrics
 from tests.telemetry.fakes import AGENT, NOW_MS, FakeEngine, lane, unit
@@ -92,6 +95,48 @@ def test_latency_is_measured_to_visible_and_to_durable(catalogue: Catalogue, pip
     assert value(catalogue, f"{name}_bucket", source="interactions", stage="visible", le="0.02") == 1
     assert value(catalogue, f"{name}_bucket", source="interactions", stage="durable", le="0.02") == 0
     assert value(catalogue, f"{name}_count", source="interactions", stage="visible") == 2
+
+
+def test_each_stage_has_its_own_latency_in_the_order_in_which_a_record_meets_them(
+    catalogue: Catalogue, pipeline: PipelineMetrics
+) -> None:
+    pipeline.unit_done(unit(1))
+
+    name = "veltrix_event_latency_seconds_sum"
+    ages = [value(catalogue, name, source="interactions", stage=stage) for stage in get_args(Stage)]
+    assert ages == pytest.approx([0.002, 0.004, 0.012, 0.020, 0.025])
+
+
+def test_what_a_body_says_it_spent_adds_up_by_agent_and_step(catalogue: Catalogue, pipeline: PipelineMetrics) -> None:
+    pipeline.unit_done(unit(1, steps={"decode": 0.5, "state": 0.25}))
+    pipeline.unit_done(unit(1, steps={"decode": 0.5}))
+
+    assert value(catalogue, "veltrix_compute_seconds_total", agent=AGENT, step="decode") == 1.0
+    assert value(catalogue, "veltrix_compute_seconds_total", agent=AGENT, step="state") == 0.25
+
+
+@pytest.mark.parametrize(("end_offset", "expected"), [(100, 30.0), (95, 0.0), (-1, None)])
+def test_lag_in_seconds_is_the_age_of_the_newest_result_while_others_wait(
+    catalogue: Catalogue, pipeline: PipelineMetrics, end_offset: int, expected: float | None
+) -> None:
+    EngineMetrics(catalogue, FakeEngine(statuses=[lane(0, end_offset=end_offset)]), pipeline.newest_ms)
+    now_ms = time.time_ns() // 1_000_000
+    pipeline.unit_done(unit(2, timestamps=[now_ms - 60_000, now_ms - 30_000]))
+
+    found = value(catalogue, "veltrix_consumer_lag_seconds", source="interactions", partition="0")
+    assert found == (None if expected is None else pytest.approx(expected, abs=1.0))
+
+
+def test_the_disk_of_the_tables_is_measured_once_it_exists(catalogue: Catalogue, tmp_path: Path) -> None:
+    DiskMetrics(catalogue, tmp_path / "data")
+    assert value(catalogue, "veltrix_data_disk_free_bytes") is None
+
+    (tmp_path / "data").mkdir()
+
+    free, size = value(catalogue, "veltrix_data_disk_free_bytes"), value(catalogue, "veltrix_data_disk_size_bytes")
+    assert free is not None
+    assert size is not None
+    assert 0 < free <= size
 
 
 def test_units_feed_sizes_phases_and_changelog(catalogue: Catalogue, pipeline: PipelineMetrics) -> None:
