@@ -26,14 +26,14 @@ worker: $(VENV_STAMP) ## One more worker beside a running demo  (N=2)
 	@$(BIN)/python -m deploy.local.worker --number $(N)
 
 ##@ Develop
-.PHONY: test test-unit test-faults lint format bench
-test: setup $(VENV_STAMP) $(JARS_STAMP) ## Unit, integration and quick fault tests on an own Kafka and Redis  (T=tests/engine ARGS=-x)
+.PHONY: test test-unit test-faults lint format observability bench
+test: setup-tests $(VENV_STAMP) $(JARS_STAMP) ## Unit, integration and quick fault tests on an own Kafka and Redis  (T=tests/engine ARGS=-x)
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
 test-unit: $(VENV_STAMP) ## Unit tests alone: no service, a few seconds  (T= ARGS=)
 	@$(BIN)/python -m pytest -m "not integration and not process" $(T) $(ARGS)
 
-test-faults: setup $(VENV_STAMP) $(JARS_STAMP) ## Break things under load, count what comes out: an hour; docs/guarantees.md  (FAULT_SEED= FAULT_REPEAT= ARGS=-x)
+test-faults: setup-tests $(VENV_STAMP) $(JARS_STAMP) ## Break things under load, count what comes out: an hour; docs/guarantees.md  (FAULT_SEED= FAULT_REPEAT= ARGS=-x)
 	@$(BIN)/python -m pytest tests/faults tests/integration -m "faults or promise" $(ARGS)
 
 lint: $(VENV_STAMP) ## ruff, its formatter, mypy --strict, import contracts
@@ -46,13 +46,19 @@ format: $(VENV_STAMP) ## Sort imports, fix what ruff can, format
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
+observability: $(VENV_STAMP) ## Write docs/metrics.md, alert rules and dashboards again, from their sources in deploy/observability
+	@$(BIN)/python -m deploy.observability
+
 bench: setup $(VENV_STAMP) $(JARS_STAMP) ## Measure on the native Kafka, one JSON line a case  (ARGS=--help)
 	@$(BIN)/python -m bench $(ARGS)
 
 ##@ Prepare
-.PHONY: setup jars venv lock
+.PHONY: setup setup-tests jars venv lock
 setup: ## Java, Maven, redis-server, PostgreSQL: installs what is missing as root on Debian and Ubuntu, else says how
 	@PYTHON=$(PYTHON) deploy/local/setup.sh
+
+setup-tests: ## The same, and what tests need besides: Prometheus (promtool) and Chromium
+	@PYTHON=$(PYTHON) deploy/local/setup.sh --tests
 
 venv: $(VENV_STAMP) ## The virtual environment in .venv, from the lock
 jars: $(JARS_STAMP) ## Kafka's jars in deploy/local/target
@@ -73,7 +79,7 @@ clean-all: clean ## ... and the virtual environment and the jars
 
 .PHONY: help
 help: ## This list
-	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
+	@awk 'BEGIN {FS = ":.*## "} /^##@/ {printf "\n%s\n", substr($$0, 5)} /^[a-z-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' Makefile
 
 $(VENV_STAMP): requirements-dev.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \

@@ -1,14 +1,20 @@
 #!/usr/bin/env bash
 # Makes a machine able to run `make demo` and `make test`: Python 3.11-3.13 with venv, Java 17+, Maven,
-# redis-server, PostgreSQL.
+# redis-server, PostgreSQL. With `--tests` also what only tests need: Prometheus (promtool) and Chromium.
 # Does nothing when all is there. Installs what is missing with apt-get when root; else prints the command and exits 2.
 # `--dry-run` prints what it would run, and runs nothing.
 set -euo pipefail
 
 readonly PYTHON="${PYTHON:-python3}" JARS="${BASH_SOURCE[0]%/*}/target/dependency"
 readonly POSTGRES_HOME="${POSTGRES_HOME:-/usr/lib/postgresql}"  # Debian keeps its servers there, off PATH
-dry_run=no
-[[ "${1:-}" == --dry-run ]] && dry_run=yes
+dry_run=no for_tests=no
+for option in "$@"; do
+    case "$option" in
+        --dry-run) dry_run=yes ;;
+        --tests) for_tests=yes ;;
+        *) echo "setup: unknown option $option; there are --tests and --dry-run" >&2; exit 2 ;;
+    esac
+done
 
 fail() { echo "setup: $*" >&2; exit 2; }
 
@@ -34,6 +40,12 @@ missing_packages() {
     command -v mvn >/dev/null || jars_present || echo maven
     command -v redis-server >/dev/null || echo redis-server
     postgres_present || echo postgresql
+    [[ $for_tests == no ]] || missing_for_tests
+}
+
+missing_for_tests() {
+    command -v promtool >/dev/null || echo prometheus
+    command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
 }
 
 java_package() {  # the default JRE of a release may be older than 17, or newer than its openjdk-17

@@ -82,6 +82,19 @@ def test_root_installs_exactly_what_is_missing(machine: Machine) -> None:
     assert result.returncode == 0
 
 
+def test_what_only_tests_need_is_installed_for_tests_alone(machine: Machine) -> None:
+    assert machine.setup("--dry-run").stdout == ""
+    assert machine.setup("--tests", "--dry-run").stdout == (
+        "would run: apt-get install -y --no-install-recommends prometheus chromium\n"
+    )
+
+
+def test_an_unknown_option_is_refused_and_the_known_ones_are_named(machine: Machine) -> None:
+    result = machine.setup("--test")
+
+    assert (result.returncode, result.stderr) == (2, "setup: unknown option --test; there are --tests and --dry-run\n")
+
+
 def test_an_installation_that_brings_everything_succeeds(machine: Machine, tmp_path: Path) -> None:
     machine.lacks("redis-server")
     program = machine.bin / "redis-server"
