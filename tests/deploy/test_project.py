@@ -55,18 +55,18 @@ def distributions_imported_by(*folders: str) -> set[str]:
     }
 
 
-@pytest.mark.parametrize("folders", [("agents", "app", "tables"), ("deploy",)])
+@pytest.mark.parametrize("folders", [("agents", "app", "tables"), ("deploy/local",)])
 def test_what_runs_is_a_declared_runtime_dependency(folders: tuple[str, ...]) -> None:
     declared = {name_of(requirement) for requirement in project()["dependencies"]}
 
     assert distributions_imported_by(*folders) <= declared
 
 
-def test_what_tests_and_benchmarks_import_is_declared() -> None:
+def test_what_tests_benchmarks_and_generators_import_is_declared() -> None:
     extras = project()["optional-dependencies"]["dev"]
     declared = {name_of(requirement) for requirement in [*project()["dependencies"], *extras]}
 
-    assert distributions_imported_by("tests", "bench") <= declared
+    assert distributions_imported_by("tests", "bench", "deploy/observability") <= declared
 
 
 def test_the_locks_hold_every_declared_dependency_and_agree() -> None:
