@@ -51,6 +51,7 @@ from app.sidecar.service import SidecarService
 from app.telemetry.catalogue import Catalogue
 from app.telemetry.disk import DiskMetrics
 from app.telemetry.engine import BuildInfo, EngineMetrics
+from app.telemetry.live import LiveNumbers
 from app.telemetry.logs import configure_logging, logging_config
 from app.telemetry.lookups import LookupMetrics, LookupReads
 from app.telemetry.loop_lag import LoopLagMonitor
@@ -82,7 +83,7 @@ def build(settings: Settings) -> EngineApp:
     stream_app.bind(declarations, settings.partitions)
     switched_off = {agent.name for agent in registry} - {agent.name for agent in declarations}
     assert_complete(stream_app, declarations, AGENT_FILES - switched_off)
-    loop_lag = LoopLagMonitor(catalogue)
+    loop_lag, live = LoopLagMonitor(catalogue), LiveNumbers(metrics, status)
     EngineMetrics(catalogue, status, metrics.newest_ms)
     DiskMetrics(catalogue, settings.data_dir)
     WatchMetrics(catalogue, status, watchdog, fence)
@@ -99,7 +100,7 @@ def build(settings: Settings) -> EngineApp:
             references = ReferenceService(settings, joiner)
             ReferenceMetrics(catalogue, lambda: joiner.cache, references)
         deps = SidecarDeps(
-            settings, status, lookups, letters, registry_of_metrics, loop_lag, lambda: degraded(follower, joiner), watchdog,
+            settings, status, lookups, letters, registry_of_metrics, loop_lag, live, lambda: degraded(follower, joiner), watchdog,
             breakers, references or NoReferences(),
         )  # fmt: skip
         return [
@@ -110,6 +111,7 @@ def build(settings: Settings) -> EngineApp:
             ),
             *([references] if references else []),
             Background(loop_lag.run),
+            Background(live.run),
             Background(
                 lambda: watch(
                     lambda: tables_of(stream_app).topic_ids, lambda: ids_now(settings, stream_app), stream_app.engine.fatal

@@ -182,6 +182,8 @@ class UnitReport:
     """events that came too late, by the result that leaves them out"""
     retries: Sequence[tuple[str, str]] = ()
     """(stage, reason) of each record that is to be tried again"""
+    outputs: Mapping[str, int] = field(default_factory=dict)
+    """records published, by topic; dead letters and retries not among them"""
     steps: Mapping[str, float] = field(default_factory=dict)
     """wall seconds within compute, by what the agent's body says it did: decode, enrich, state"""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 
 from app.engine.api import DeadLetterEncoder, LaneId
@@ -88,6 +89,7 @@ class Unit:
             changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
             late=computed.late,
+            outputs=Counter([output.topic for _, output in computed.outputs]),
             steps=computed.steps,
         )
 

@@ -19,6 +19,8 @@ from app.sidecar.lookups import lookups_router
 from app.sidecar.metrics import measure_http, metrics_router
 from app.sidecar.middleware import MAX_REQUESTS, HostCheck, Limits, SameOrigin, SecurityHeaders
 from app.sidecar.references import references_router
+from app.sidecar.topology import topology_page_router, topology_router
+from app.sidecar.topology_graph import Topology
 from app.topics import INTERACTIONS, dead_letters_of
 
 LINKS = {
@@ -30,6 +32,7 @@ LINKS = {
     "dead_letters": "/api/v1/dlq/records",
     "ledger": "/api/v1/ledger",
     "lanes": "/api/v1/lanes",
+    "topology": "/topology",
     "docs": "/docs",
     "openapi": "/openapi.json",
 }
@@ -51,8 +54,10 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
         lanes_router(deps.engine),
         breaker_router(deps.engine, deps.breakers),
         references_router(deps.references),
+        topology_router(Topology(settings, deps.engine, deps.live, deps.degraded).look),
     ):
         sidecar.include_router(router, prefix="/api/v1")
+    sidecar.include_router(topology_page_router())
     sidecar.include_router(index_router(settings, LINKS))
     protect(sidecar, settings, deps.registry)
     return sidecar

@@ -14,6 +14,7 @@ from app.settings import Settings
 from app.sidecar.breaker import NoBreakers
 from app.sidecar.health import LoopLag
 from app.sidecar.references import NoReferences, References
+from app.telemetry.live import LiveNumbers
 
 
 def _nothing() -> list[str]:
@@ -38,6 +39,7 @@ class SidecarDeps:
     dead_letters: DeadLetters
     registry: CollectorRegistry
     loop_lag: LoopLag
+    live: LiveNumbers
     degraded: Callable[[], list[str]] = _nothing
     """what does not work although the worker is ready: short words (``redis``), or how far a refill is"""
     watchdog: Stalls = field(default_factory=NoWatchdog)

@@ -71,6 +71,10 @@ LATENCY = Metric(
     "From the record's timestamp to each stage: fetched from Kafka, taken into a micro-batch, computed, visible (outputs acknowledged), durable (state stored).",
     "The first stage that rises is the slow one. fetched: Kafka, or lag (add workers). taken: this worker is busy. computed: the agent. visible: the broker.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
 )
+OUTPUTS = Metric(
+    "veltrix_outputs_total", "counter", "Records published, by topic; dead letters and retries have counters of their own.",
+    "Flat while veltrix_events_consumed_total rises: all are duplicates or dead letters, see veltrix_events_total.", ("agent", "topic"),
+)
 LATE_EVENTS = Metric(
     "veltrix_late_events_total", "counter", "Events that a session or window leaves out because they came too late; all else of them counts.",
     "Rising: raise VELTRIX_WATERMARK_DELAY_MS (waits longer) or VELTRIX_ALLOWED_LATENESS_MS (corrects results).", ("result",),

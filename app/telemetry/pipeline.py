@@ -50,7 +50,8 @@ class PipelineMetrics:
     """Implements ``app.engine.status.Observer``; a ``Source`` of the catalogue it is given."""
 
     def __init__(self, catalogue: m.Catalogue) -> None:
-        self._totals: dict[str, SourceTotals] = {}
+        self.sources: dict[str, SourceTotals] = {}
+        """by source topic"""
         self._batch_records = Histogram(m.RECORD_BUCKETS)
         self._batch_bytes = Histogram(m.BYTE_BUCKETS)
         self._commit_seconds = Histogram(m.LATENCY_BUCKETS)
@@ -59,6 +60,8 @@ class PipelineMetrics:
         self._dead_letters: Counter[tuple[str, str]] = Counter()
         self._retries: Counter[tuple[str, str]] = Counter()
         self._late: Counter[str] = Counter()
+        self.outputs: Counter[tuple[str, str]] = Counter()
+        """records published, by agent and topic"""
         self._changelog_records = self._changelog_bytes = 0
         self._commits = {"ok": 0, "failed": 0}
         self._rebalances, self._rebalance_seconds = 0, 0.0
@@ -68,9 +71,9 @@ class PipelineMetrics:
     # -- Observer ---------------------------------------------------------------------------------
     def unit_done(self, report: UnitReport) -> None:
         """Add one durable unit."""
-        totals = self._totals.get(report.topic)
+        totals = self.sources.get(report.topic)
         if totals is None:
-            totals = self._totals[report.topic] = SourceTotals()
+            totals = self.sources[report.topic] = SourceTotals()
         totals.add(report)
         if report.records:
             self._batch_records.observe(report.records)
@@ -82,6 +85,8 @@ class PipelineMetrics:
         for step, seconds in report.steps.items():
             self._steps[report.lane.agent, step] += seconds
         self._late.update(report.late)
+        for topic, count in report.outputs.items():
+            self.outputs[report.lane.agent, topic] += count
         if report.dead_letters:
             _count_reasons(self._dead_letters, report.dead_letters)
         if report.retries:
@@ -104,12 +109,14 @@ class PipelineMetrics:
 
     # -- Source -----------------------------------------------------------------------------------
     def readings(self) -> Iterator[m.Reading]:
-        for topic, totals in self._totals.items():
+        for topic, totals in self.sources.items():
             yield m.CONSUMED, (topic,), totals.consumed
             for outcome in OUTCOMES:
                 yield m.EVENTS, (topic, outcome), getattr(totals, outcome)
             for stage, ages in totals.ages.items():
                 yield m.LATENCY, (topic, stage), ages
+        for pair, count in self.outputs.items():
+            yield m.OUTPUTS, pair, count
         for result, count in self._late.items():
             yield m.LATE_EVENTS, (result,), count
         for (stage, reason), count in self._dead_letters.items():
@@ -124,7 +131,7 @@ class PipelineMetrics:
 
     def newest_ms(self, topic: str, partition: int) -> int | None:
         """Timestamp of the last record of ``topic`` that was applied here, epoch ms; None before the first."""
-        return self._totals[topic].newest_ms.get(partition) if topic in self._totals else None
+        return self.sources[topic].newest_ms.get(partition) if topic in self.sources else None
 
     def _unlabelled(self) -> Iterator[m.Reading]:
         yield m.BATCH_RECORDS, (), self._batch_records

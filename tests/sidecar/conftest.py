@@ -23,6 +23,7 @@ from app.sidecar.app import create_sidecar
 from app.sidecar.deps import SidecarDeps
 from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import EngineMetrics
+from app.telemetry.live import LiveNumbers
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from tests.telemetry.fakes import FakeEngine, FakeWatchdog, unit
@@ -204,12 +205,25 @@ def new_sidecar(settings: Settings) -> Sidecar:
     engine, lookups, dead_letters, degraded = FakeEngine(), FakeLookups(), FakeDeadLetters(), list[str]()
     registry = CollectorRegistry()
     catalogue = Catalogue(registry)
-    PipelineMetrics(catalogue).unit_done(unit())
+    pipeline = PipelineMetrics(catalogue)
+    pipeline.unit_done(unit())
     EngineMetrics(catalogue, engine)
     watchdog, breakers, references = FakeWatchdog(), FakeBreakers(), FakeReferences()
     loop_lag = LoopLagMonitor(catalogue)
     app = create_sidecar(
-        SidecarDeps(settings, engine, lookups, dead_letters, registry, loop_lag, lambda: degraded, watchdog, breakers, references)
+        SidecarDeps(
+            settings,
+            engine,
+            lookups,
+            dead_letters,
+            registry,
+            loop_lag,
+            LiveNumbers(pipeline, engine),
+            lambda: degraded,
+            watchdog,
+            breakers,
+            references,
+        )
     )
     return Sidecar(app, client_of(app), engine, lookups, dead_letters, degraded, watchdog, breakers, references)
 

@@ -73,7 +73,7 @@ async def test_the_index_leads_to_paths_that_exist(sidecar: Sidecar) -> None:
     links = (await sidecar.get("/")).json()["links"]
     paths = (await sidecar.get("/openapi.json")).json()["paths"]
 
-    assert set(links.values()) - set(paths) == {"/docs", "/openapi.json"}
+    assert set(links.values()) - set(paths) == {"/docs", "/openapi.json", "/topology"}
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1:8080", "localhost", "LOCALHOST:1", "[::1]:8080"])
