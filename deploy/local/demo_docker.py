@@ -47,6 +47,9 @@ class DockerStack:
     def worker(self) -> WorkerRef:
         return WorkerRef("worker-1", self._sidecar, os.getpid())
 
+    def pages(self) -> Mapping[str, str]:
+        return {}
+
     def ports(self) -> dict[str, str]:
         """Variables of compose.yaml."""
         return {"KAFKA_PORT": str(self._kafka), "REDIS_PORT": str(self._redis), "SIDECAR_PORT": str(self._sidecar)}

@@ -140,7 +140,9 @@ class Demo:
             "a user's state": f"{base}/api/v1/lookups/users/user-000000",
             "dead letters": f"{base}/api/v1/dlq/records",
             "health": f"{base}/readyz",
+            "topology": f"{base}/topology",
             "metrics": f"{base}/metrics",
+            **self._stack.pages(),
             "a second worker": "make worker N=2",
             "the output": ".venv/bin/veltrix tail interactions-enriched",
         }

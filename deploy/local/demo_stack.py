@@ -1,4 +1,4 @@
-"""What the demo runs on: Kafka, Redis and one worker, as processes of this machine."""
+"""What the demo runs on: Kafka, Redis, one worker, and Prometheus where it is installed, as processes of this machine."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from deploy.local.demo_state import WorkerRef
+from deploy.local.demo_state import DemoFiles, WorkerRef
 from deploy.local.demo_traffic import apply_topics, seed_reference
 from deploy.local.kafka import LocalKafka
 from deploy.local.ports import free_ports, is_free
 from deploy.local.process import ProcessError
+from deploy.local.prometheus import LocalPrometheus, prometheus_is_there
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
 
-KAFKA_PORT, REDIS_PORT, SIDECAR_PORT = 9092, 6379, 8080
+KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT = 9092, 6379, 8080, 9090
 READY_TIMEOUT_S = 90.0
 
 Say = Callable[[str], None]
@@ -32,6 +33,10 @@ class Stack(Protocol):
         ...
 
     def worker(self) -> WorkerRef: ...
+
+    def pages(self) -> Mapping[str, str]:
+        """What there is to look at beside the worker: name to URL."""
+        ...
 
     def check(self) -> None:
         """Raise ProcessError when a part has ended by itself."""
@@ -58,6 +63,7 @@ class NativeStack:
         self._kafka = LocalKafka(folder / "kafka", _port(KAFKA_PORT))
         self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
         self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
+        self._prometheus = LocalPrometheus(folder / "prometheus", _port(PROMETHEUS_PORT)) if prometheus_is_there() else None
 
     def env(self) -> Mapping[str, str]:
         return {
@@ -71,6 +77,9 @@ class NativeStack:
 
     def worker(self) -> WorkerRef:
         return WorkerRef(self._worker.name, self._worker.port, self._worker.pid)
+
+    def pages(self) -> Mapping[str, str]:
+        return {} if self._prometheus is None else {"alerts": f"{self._prometheus.url}/alerts"}
 
     def start(self, say: Say) -> None:
         """Start all parts in order; returns early when cancelled.
@@ -86,6 +95,8 @@ class NativeStack:
             ("reference data filled", lambda: seed_reference(self._folder, self.env())),
             ("worker ready", self._start_worker),
         ]
+        if self._prometheus is not None:
+            steps.append((f"Prometheus on {self._prometheus.url}", self._prometheus.start))
         for what, step in steps:
             if self._is_cancelled():
                 return
@@ -98,6 +109,8 @@ class NativeStack:
             if not part.is_running():
                 status = self._worker.exit_status() if part is self._worker else None
                 raise ProcessError(name, "ended by itself", part.log, status)
+        if self._prometheus is not None:
+            self._prometheus.scrape([self._worker.port, *(worker.port for worker in DemoFiles(self._folder).joined())])
 
     def stop_worker(self) -> None:
         if (status := self._worker.terminate()) != 0:
@@ -105,6 +118,8 @@ class NativeStack:
 
     def close(self) -> None:
         self._worker.kill9()
+        if self._prometheus is not None:
+            self._prometheus.stop()
         self._redis.stop()
         self._kafka.stop()
 

@@ -49,6 +49,9 @@ class FakeStack:
     def worker(self) -> WorkerRef:
         return self.sidecar.ref
 
+    def pages(self) -> Mapping[str, str]:
+        return {}
+
     def check(self) -> None:
         if self.is_broken:
             raise ProcessError("worker-1", "ended by itself", self.log, 1)
