@@ -9,7 +9,9 @@ from typing import Any, Final
 
 import yaml
 
+from deploy.observability.dashboards import dashboard_json
 from deploy.observability.metrics_page import metrics_page
+from deploy.observability.panels import boards
 from deploy.observability.rules import rules
 from deploy.observability.slo import load_slo
 
@@ -23,6 +25,7 @@ def generated() -> Mapping[str, str]:
     slo = load_slo()
     return {
         "docs/metrics.md": metrics_page(),
+        **{f"{HERE}/grafana/dashboards/{board.uid}.json": dashboard_json(board) for board in boards(slo)},
         f"{HERE}/prometheus/rules.yml": NOTICE.format("slo.toml, alerts.py and rules.py") + _yaml(rules(slo)),
     }
 
