@@ -22,6 +22,7 @@ from deploy.local.demo_docker import PROJECT, DockerStack
 from deploy.local.kafka_config import ONE_BROKER, QUICK, server_properties
 
 ROOT = Path(__file__).parents[2]
+OBSERVABILITY = ROOT / "deploy" / "observability"
 WORKER = ["faust", "-A", "app.main", "worker", "-l", "info"]
 
 
@@ -103,7 +104,28 @@ def test_every_stage_that_is_copied_from_or_built_exists() -> None:
 def test_named_volumes_are_declared_and_used() -> None:
     used = {mount.split(":")[0] for service in services().values() for mount in service.get("volumes", [])}
 
-    assert used == set(compose()["volumes"])
+    assert {name for name in used if not name.startswith("./")} == set(compose()["volumes"])
+
+
+def test_what_is_mounted_from_this_folder_exists_and_cannot_be_written() -> None:
+    mounts = [mount.split(":") for service in services().values() for mount in service.get("volumes", []) if mount.startswith("./")]
+
+    assert mounts
+    assert [mount for mount in mounts if not (ROOT / mount[0]).exists() or mount[2] != "ro"] == []
+
+
+def test_prometheus_and_grafana_find_what_they_are_given_and_start_only_when_wanted() -> None:
+    prometheus, grafana = services()["prometheus"], services()["grafana"]
+    assert prometheus["profiles"] == grafana["profiles"] == ["observability"]
+    inside = {mount.split(":")[1] for mount in [*prometheus["volumes"], *grafana["volumes"]]}
+    (provider,) = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/dashboards/veltrix.yml").read_text())["providers"]
+    targets = yaml.safe_load((OBSERVABILITY / "prometheus/targets.compose.json").read_text())
+
+    assert {provider["options"]["path"], "/etc/grafana/provisioning", "/etc/prometheus/targets.json"} <= inside
+    for target in targets:
+        (address,) = target["targets"]
+        name, port = address.split(":")
+        assert services()[name]["ports"][0].endswith(f":{port}")
 
 
 def test_the_workers_volume_holds_its_data_directory() -> None:
@@ -181,7 +203,7 @@ def test_every_image_has_a_pinned_version() -> None:
     pulled = [service["image"] for service in services().values() if "build" not in service]
 
     for image in bases + pulled:
-        assert re.fullmatch(r"[a-z/]+:\d+\.?\d[\w.-]*", image), image
+        assert re.fullmatch(r"[a-z/]+:v?\d+\.?\d[\w.-]*", image), image
 
 
 def test_the_images_python_is_one_we_support() -> None:
@@ -225,7 +247,7 @@ def test_inner_addresses_name_services_and_their_listeners() -> None:
     assert f"INTERNAL://{env['VELTRIX_KAFKA_BOOTSTRAP']}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "HOST://127.0.0.1:${KAFKA_PORT:-9092}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "INTERNAL://:19092,HOST://:9092" in kafka["KAFKA_LISTENERS"]
-    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups", "dead-letters"}
+    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups", "dead-letters", "prometheus", "grafana"}
 
 
 # -- operation ----------------------------------------------------------------------------------------------------
