@@ -1,4 +1,4 @@
-"""The order of acknowledgements, and what may be called durable. Nothing here waits for a clock."""
+"""The order of acknowledgements, and what may be called durable."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import asyncio
 import itertools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from app.engine.api import Batch, Effects, LaneId
 from app.engine.marker import MARKER_KEY, decode_marker
+from app.engine.status import Stage
 from app.engine.store import PartitionStore
 from tests.engine.support import CHANGELOG, COUNTS, DLQ, OUT, SOURCE, FakeListener, Rig, count, event, events, open_store, settle
 from tests.fakes import FakeDelivery
@@ -225,6 +226,22 @@ async def test_a_unit_has_at_most_so_many_bytes_however_they_were_fetched(start_
     rig.lane.offer(events(4, 5))
     await rig.acknowledge_all()
     assert [unit.source_bytes for unit in rig.observer.units] == [8, 8, 4]
+
+
+async def test_a_report_says_when_its_records_reached_each_stage_and_what_was_published(start_lane: Start) -> None:
+    rig = start_lane(unit_depth=1, unit_max_records=2)
+    rig.lane.offer(events(0, 4))
+    await settle()
+    await asyncio.sleep(0.05)  # the second unit waits for the first one's acknowledgement
+    await rig.acknowledge_all()
+
+    first, second = rig.observer.units
+    for report in (first, second):
+        assert list(report.reached) == list(get_args(Stage))
+        assert sorted(report.reached.values()) == list(report.reached.values()), "in the order in which a record meets them"
+    assert first.reached["visible"] - first.reached["computed"] >= 45
+    assert second.reached["computed"] - second.reached["fetched"] >= 45, "the wait in the queue counts"
+    assert first.outputs == second.outputs == {OUT: 2}
 
 
 async def test_a_record_larger_than_a_unit_gets_one_of_its_own(start_lane: Start) -> None:
