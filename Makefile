@@ -57,7 +57,7 @@ bench: setup $(VENV_STAMP) $(JARS_STAMP) ## Measure on the native Kafka, one JSO
 setup: ## Java, Maven, redis-server, PostgreSQL: installs what is missing as root on Debian and Ubuntu, else says how
 	@PYTHON=$(PYTHON) deploy/local/setup.sh
 
-setup-tests: ## The same, and what tests need besides: Prometheus (promtool) and Chromium
+setup-tests: ## The same, and what tests need besides: Prometheus (promtool), Chromium, curl
 	@PYTHON=$(PYTHON) deploy/local/setup.sh --tests
 
 venv: $(VENV_STAMP) ## The virtual environment in .venv, from the lock

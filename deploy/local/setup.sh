@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a machine able to run `make demo` and `make test`: Python 3.11-3.13 with venv, Java 17+, Maven,
-# redis-server, PostgreSQL. With `--tests` also what only tests need: Prometheus (promtool) and Chromium.
+# redis-server, PostgreSQL. With `--tests` also what only tests need: Prometheus (promtool), Chromium, curl.
 # Does nothing when all is there. Installs what is missing with apt-get when root; else prints the command and exits 2.
 # `--dry-run` prints what it would run, and runs nothing.
 set -euo pipefail
@@ -44,6 +44,7 @@ missing_packages() {
 }
 
 missing_for_tests() {
+    command -v curl >/dev/null || echo curl
     command -v promtool >/dev/null || echo prometheus
     command -v chromium >/dev/null || command -v chromium-browser >/dev/null || echo chromium
 }

@@ -104,7 +104,7 @@ def test_every_stage_that_is_copied_from_or_built_exists() -> None:
 def test_named_volumes_are_declared_and_used() -> None:
     used = {mount.split(":")[0] for service in services().values() for mount in service.get("volumes", [])}
 
-    assert {name for name in used if not name.startswith("./")} == set(compose()["volumes"])
+    assert {name for name in used if not name.startswith(("./", "/"))} == set(compose()["volumes"])
 
 
 def test_what_is_mounted_from_this_folder_exists_and_cannot_be_written() -> None:
@@ -247,7 +247,20 @@ def test_inner_addresses_name_services_and_their_listeners() -> None:
     assert f"INTERNAL://{env['VELTRIX_KAFKA_BOOTSTRAP']}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "HOST://127.0.0.1:${KAFKA_PORT:-9092}" in kafka["KAFKA_ADVERTISED_LISTENERS"]
     assert "INTERNAL://:19092,HOST://:9092" in kafka["KAFKA_LISTENERS"]
-    assert set(services()) == {"kafka", "redis", "postgres", "topics", "worker", "lookups", "dead-letters", "prometheus", "grafana"}
+    assert set(services()) == {
+        "kafka",
+        "redis",
+        "postgres",
+        "topics",
+        "worker",
+        "lookups",
+        "dead-letters",
+        "prometheus",
+        "grafana",
+        "elasticsearch",
+        "kibana",
+        "filebeat",
+    }
 
 
 # -- operation ----------------------------------------------------------------------------------------------------

@@ -85,7 +85,7 @@ def test_root_installs_exactly_what_is_missing(machine: Machine) -> None:
 def test_what_only_tests_need_is_installed_for_tests_alone(machine: Machine) -> None:
     assert machine.setup("--dry-run").stdout == ""
     assert machine.setup("--tests", "--dry-run").stdout == (
-        "would run: apt-get install -y --no-install-recommends prometheus chromium\n"
+        "would run: apt-get install -y --no-install-recommends curl prometheus chromium\n"
     )
 
 
