@@ -30,7 +30,7 @@ worker: $(VENV_STAMP) ## One more worker beside a running demo  (N=2)
 test: setup-tests $(VENV_STAMP) $(JARS_STAMP) ## Unit, integration and quick fault tests on an own Kafka and Redis  (T=tests/engine ARGS=-x)
 	@$(BIN)/python -m pytest $(T) $(ARGS)
 
-test-unit: $(VENV_STAMP) ## Unit tests alone: no service, a few seconds  (T= ARGS=)
+test-unit: $(VENV_STAMP) ## Unit tests alone: no service, about a minute  (T= ARGS=)
 	@$(BIN)/python -m pytest -m "not integration and not process" $(T) $(ARGS)
 
 test-faults: setup-tests $(VENV_STAMP) $(JARS_STAMP) ## Break things under load, count what comes out: an hour; docs/guarantees.md  (FAULT_SEED= FAULT_REPEAT= ARGS=-x)

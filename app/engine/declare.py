@@ -1,6 +1,6 @@
 """Declaring agents: a decorator that records, without an app and without touching Kafka.
 
-``app.main`` binds what the registry holds to Faust; ``faust -A app.main agents`` lists it.
+``app.worker`` binds what the registry holds to Faust; ``faust -A app.main agents`` lists it.
 """
 
 from __future__ import annotations

@@ -23,10 +23,10 @@ class Unit:
         "started", "visible_at",
     )  # fmt: skip
 
-    def __init__(self, computed: Computed, started: float, fetched_at: float | None = None) -> None:
+    def __init__(self, computed: Computed, started: float, fetched_at: float) -> None:
         self.computed = computed
         self.started = self.computed_at = self.visible_at = started
-        self.fetched_at = started if fetched_at is None else fetched_at
+        self.fetched_at = fetched_at
         self.marker = Marker()
         self.changelog_records = self.changelog_bytes = 0
         self._acks: list[Ack] = []

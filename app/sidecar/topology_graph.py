@@ -10,7 +10,7 @@ from app.engine.status import EngineStatus, LaneStatus
 from app.settings import Settings
 from app.sidecar.topology import EdgeAnswer, Health, NodeAnswer, PartitionAnswer, TopologyAnswer
 from app.telemetry.live import LiveNumbers
-from app.topics import AGENTS, Topic, all_topics, changelog_of, dead_letters_of, retry_tiers, running
+from app.topics import AGENTS, INTERACTIONS, Topic, all_topics, changelog_of, dead_letters_of, retry_tiers, running
 
 #: A partition with so many times its fair share of the events is hot, if it gets that many a second at all.
 HOT_TIMES: Final = 3.0
@@ -88,7 +88,7 @@ class Topology:
         if self.settings.redis_url:
             health: Health = "bad" if "redis" in degraded else "warn" if any("lookups" in text for text in degraded) else "ok"
             yield NodeAnswer(id=f"redis:{agent}", kind="redis", title="Redis", of=agent, health=health)
-        if self.settings.enrichment_enabled and AGENTS[agent] == next(iter(AGENTS.values())):
+        if self.settings.enrichment_enabled and AGENTS[agent] == INTERACTIONS:
             health = "bad" if "reference" in degraded else "ok"
             yield NodeAnswer(
                 id=f"database:{agent}",

@@ -10,28 +10,9 @@ from prometheus_client import CollectorRegistry
 
 from app.telemetry.catalogue import METRICS, Catalogue
 
-#: What Prometheus and the client library add by themselves.
-TARGET_LABELS = {
-    "job",
-    "instance",
-    "namespace",
-    "le",
-    "alertname",
-    "alertstate",
-    "severity",
-    "quantile",
-    "generation",
-    "handler",
-    "method",
-    "status",
-}
-FOREIGN = {
-    "up",
-    "ALERTS",
-    "http_requests_total",
-    "http_request_duration_seconds_bucket",
-    "http_request_duration_highr_seconds_bucket",
-}
+#: What Prometheus adds to every series, and to those of alerts.
+TARGET_LABELS = {"job", "instance", "le", "alertname", "alertstate"}
+FOREIGN = {"up"}
 SUFFIXES = {"counter": ("",), "gauge": ("",), "info": ("",), "histogram": ("_bucket", "_count", "_sum")}
 
 

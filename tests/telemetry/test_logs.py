@@ -213,7 +213,7 @@ def test_a_worker_start_of_faust_keeps_our_logs(capsys: pytest.CaptureFixture[st
     """Faust calls this with the app's ``logging_config`` setting: ours must come out the same afterwards."""
     configure_logging(settings())
     setup_logging(loglevel="WARN", logfile=None, loghandlers=[], logging_config=dict(logging_config(settings())))
-    structlog.get_logger("app.main").info("worker_started")
+    structlog.get_logger("app.worker").info("worker_started")
     logging.getLogger("faust.app").warning("careful")
 
     assert [line["message"] for line in lines(capsys)] == ["worker_started", "careful"]

@@ -1,5 +1,5 @@
 "use strict";
-// Draws /api/v1/topology again every two seconds. No library: five kinds of boxes in columns, left to right.
+// Draws /api/v1/topology again every two seconds. No library: topics and agents in columns, left to right, and below each agent what belongs to it.
 
 const EVERY_MS = 2000;
 const BOX = { width: 196, height: 52, side: 40, gap: 116, row: 88, top: 16 };
