@@ -204,6 +204,15 @@ class Settings(BaseSettings):
         Path("var/admin"), description="The index of dead letters; one per `veltrix admin`, built again if lost"
     )
 
+    # -- traces (ADR 0014) ------------------------------------------------------------------------
+    otlp_endpoint: str = Field(
+        "", pattern=r"^(https?://.+)?$", description="Where spans go: OTLP over HTTP, http://127.0.0.1:4318; empty: none are made"
+    )
+    trace_ratio: float = Field(0.01, ge=0, le=1, description="Records without a trace context of which a trace is begun")
+    trace_max_per_s: float = Field(
+        50, ge=1, description="Records that one worker puts into traces, those that producers want there included"
+    )
+
     # -- logs -------------------------------------------------------------------------------------
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["auto", "console", "json"] = Field("auto", description="auto: console on a terminal, else JSON (ECS)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, cast
 
 import structlog
@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from agents.process_interactions import Rules
 from agents.registry import registry
+from app.dead_letters import headers as h
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.dead_letters.retries import TieredRetries
@@ -32,6 +33,7 @@ from app.engine.local_tables import recreated_changelogs
 from app.engine.producing import IdempotentProducing
 from app.engine.status import DurableListener, NoListener
 from app.engine.tables import EngineTables
+from app.engine.tracing import PassOn, Tracing
 from app.engine.transactions import ExactlyOnce, TransactionParts
 from app.engine.watchdog import EndOffsetClient, StallWatchdog
 from app.engine.worker import Background, BootChecks, Closing, worker_class
@@ -78,7 +80,8 @@ def build(settings: Settings) -> EngineApp:
     views, metrics = lookup_views(declarations), PipelineMetrics(catalogue)
     follower = LookupWriter(settings, views) if settings.redis_url else None
     delivery = new_delivery(settings, declarations, stream_app, metrics, fence.check)
-    stream_app.engine = new_engine(settings, declarations, delivery, metrics, follower or NoListener())
+    tracing, close_tracing = new_tracing(settings)
+    stream_app.engine = new_engine(settings, declarations, delivery, metrics, follower or NoListener(), tracing)
     stream_app.fatal = stream_app.engine.fatal
     stream_app.bind(declarations, settings.partitions)
     switched_off = {agent.name for agent in registry} - {agent.name for agent in declarations}
@@ -105,7 +108,7 @@ def build(settings: Settings) -> EngineApp:
         )  # fmt: skip
         return [
             BootChecks(settings, lambda: boot_problems(settings, stream_app)),
-            Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else [])),
+            Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else []), *close_tracing),
             Sidecar(
                 HotLookups(create_sidecar(deps), lookups, allowed_hosts(settings)), settings.sidecar_host, settings.sidecar_port
             ),
@@ -142,6 +145,7 @@ def new_engine(
     delivery: Delivery,
     metrics: PipelineMetrics,
     listener: DurableListener,
+    tracing: Tracing,
 ) -> Engine:
     """The engine with its real parts."""
     return Engine(
@@ -153,8 +157,19 @@ def new_engine(
             listener=listener,
             fatal=fatal,
             retries=retries_of(settings, declarations),
+            tracing=tracing,
         )
     )
+
+
+def new_tracing(settings: Settings) -> tuple[Tracing, list[Callable[[], Awaitable[None]]]]:
+    """How records are traced, and what is to be closed in the end. Without a collector the SDK is not even imported."""
+    if not settings.otlp_endpoint:
+        return PassOn(), []
+    from app.telemetry.exporting import Export
+
+    export = Export(settings)
+    return export.tracing(h.TRACEPARENT), [export.aclose]
 
 
 def retries_of(settings: Settings, declarations: Sequence[AgentDeclaration]) -> dict[str, Retries]:

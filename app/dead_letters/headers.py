@@ -44,6 +44,9 @@ EDITED: Final = "dlq.edited"
 VALUE_BYTES: Final = "dlq.value.bytes"
 """Only in a pointer record: size of the value that the queue could not take."""
 
+TRACEPARENT: Final = "dlq.traceparent"
+"""Only when the failed attempt was recorded in a trace: its W3C context. The producer's own ``traceparent`` is another header."""
+
 RETRY_DUE: Final = "dlq.retry.due"
 """Only in a retry tier: when the record is tried again, epoch ms."""
 RETRY_ATTEMPT: Final = "dlq.retry.attempt"
@@ -54,7 +57,7 @@ MANAGED: Final = frozenset(
     {
         TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, ID, DISPOSITION, STAGE, REASON, EXCEPTION_CLASS,
         EXCEPTION_STACKTRACE, FINGERPRINT, FAILED_AT, FIRST_FAILED_AT, ORIGINAL_TIMESTAMP, ORIGINAL_TIMESTAMP_TYPE, APP,
-        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES, RETRY_DUE, RETRY_ATTEMPT,
+        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES, TRACEPARENT, RETRY_DUE, RETRY_ATTEMPT,
     }
 )  # fmt: skip
 

@@ -90,6 +90,8 @@ class DeadLetterRecordEncoder:
         own, lineage = split_headers(record, self._sources) if record.headers else ((), None)
         kind = self._kind(failure)
         about = self._about(record, failure, kind, lineage, self._at(failed_at_ms))
+        if failure.traceparent:
+            about = (*about, (h.TRACEPARENT, failure.traceparent))
         key, value = record.key, record.value
         if retry is not None:  # always fits: a tier's topic takes as much as the queue, and there is no trace
             when = ((h.RETRY_DUE, b"%d" % retry.due_ms), (h.RETRY_ATTEMPT, b"%d" % retry.attempt))

@@ -59,6 +59,8 @@ class Failure:
     message: str = ""
     disposition: Disposition = "invalid"
     exception: BaseException | None = None
+    traceparent: bytes = b""
+    """W3C context of the span that recorded it; set by the engine"""
 
 
 class Transient(Exception):

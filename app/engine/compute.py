@@ -25,6 +25,7 @@ from app.domain.damage import DamagedState
 from app.engine.api import Body, Effects, Failure, LaneId, Output, Record, Retries, Retry, Transient
 from app.engine.journal import LaneJournal
 from app.engine.state import LaneState, Stage
+from app.engine.tracing import RunTrace
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +108,7 @@ class Computed:
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     runs: int = 0
     """How many runs of the body are in it"""
+    trace: RunTrace | None = None
     changelog_size: int = _CHANGELOG_BATCH_OVERHEAD
 
     def add(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:

@@ -27,6 +27,7 @@ from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.store import PartitionStore, StoreOptions, partition_path
 from app.engine.tiers import Tier, Tiers
+from app.engine.tracing import PassOn, Tracing
 from app.settings import Settings
 from app.topics import changelog_of
 
@@ -59,6 +60,7 @@ class EngineParts:
     fatal: Fatal
     retries: Mapping[str, Retries] = field(default_factory=dict)
     """by source topic; without, what is to be tried again is a dead letter"""
+    tracing: Tracing = field(default_factory=PassOn)
 
 
 class Engine:
@@ -185,6 +187,7 @@ class Engine:
             tiers=Tiers() if retries is None else self._tiers(retries, partition),
             breaker=self.breakers.of(lane),
             ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp, 0)) if agent.ticks else None,
+            tracing=parts.tracing,
         )
 
     def _tiers(self, retries: Retries, partition: int) -> Tiers:

@@ -25,7 +25,9 @@ from app.engine.settlement import Settlement
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.tiers import Tiers
+from app.engine.tracing import PassOn, Tracing
 from app.engine.unit import Unit
+from app.log_context import Work, work_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,7 @@ class LaneParts:
     tiers: Tiers = field(default_factory=Tiers)
     breaker: LaneBreaker = field(default_factory=always_closed)
     ticks: Ticks | None = None
+    tracing: Tracing = field(default_factory=PassOn)
 
 
 class Lane:
@@ -98,6 +101,7 @@ class Lane:
         self._work = asyncio.Event()
         self._acked = asyncio.Event()
         self.closing = False
+        self._working = Work(lane.agent, lane.partition)
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -143,6 +147,7 @@ class Lane:
     # -- compute ----------------------------------------------------------------------------------
 
     async def _compute(self) -> None:
+        self._working = work_on(self.id.agent, self.id.partition)
         while True:
             self._take_due()
             while not self.closing and (not self._may_take() or self._run_in_s() != 0.0 or self._is_full()):
@@ -151,7 +156,9 @@ class Lane:
             if self.closing:
                 return
             started = time.perf_counter()
-            for computed in await self._run():
+            units = await self._run()
+            self._working.end()
+            for computed in units:
                 self._parts.breaker.record(len(computed.records) - len(computed.retries), computed.dead_letters)
                 while self._is_full():
                     await self._wait_for_work()
@@ -170,11 +177,24 @@ class Lane:
         self._ran_at = time.monotonic()
         if self._queue or ticks is None:
             self._fetched_at = self._queue[0][0]
-            return await computer.run(self._take())
+            return await self._run_traced(self._take())
         self._fetched_at = time.perf_counter()
         now_ms = time.time_ns() // 1_000_000
         moment = Moment(ticks.topic, self.id.partition, self.progress.last_read(ticks.topic), now_ms)
         return await computer.tick(moment, now_ms if ticks.is_at_end() else None)
+
+    async def _run_traced(self, records: list[Record]) -> list[Computed]:
+        self._working.begin(records[0].topic, records[0].offset, records[-1].offset)
+        trace = self._parts.tracing.begin(self.id, records, time.perf_counter() - self._fetched_at)
+        if trace is None:
+            return await self._parts.computer.run(records)
+        self._working.trace_id = trace.trace_id
+        with trace.current():
+            units = await self._parts.computer.run(records)
+        trace.computed(len(units))
+        for unit in units:
+            unit.trace = trace
+        return units
 
     def _run_in_s(self) -> float | None:
         """Seconds to the next run: of records, else of none where the agent has ticks; None: whenever records come."""
@@ -299,7 +319,8 @@ class Lane:
             self._in_flight.popleft()
             self._records_in_flight -= len(unit.computed.records)
         self._work.set()
-        self._parts.listener.unit_durable(self.id, writes, stamp, settlement.source_offset, previous)
+        with settlement.current_trace():
+            self._parts.listener.unit_durable(self.id, writes, stamp, settlement.source_offset, previous)
         for unit in units:
             self.tiers.wrote(retry.topic for _, _, retry in unit.computed.retries)
             self._parts.observer.unit_done(unit.report(self.id, logged_at))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 from aiokafka.producer.message_accumulator import BatchBuilder
@@ -49,6 +50,11 @@ class Settlement:
     def source_offset(self) -> int:
         """Last source offset that is in the state; -1 when none is."""
         return max(self.marker.next_offsets.values(), default=0) - 1
+
+    def current_trace(self) -> AbstractContextManager[object]:
+        """Within, what is written elsewhere belongs to the trace of the newest unit that is recorded in one."""
+        traces = [unit.computed.trace for unit in self.units if unit.computed.trace is not None]
+        return traces[-1].current() if traces else nullcontext()
 
     def mark_visible(self) -> None:
         """Outputs can be read from now on (they were held back until a transaction was committed)."""

@@ -186,6 +186,8 @@ class UnitReport:
     """records published, by topic; dead letters and retries not among them"""
     steps: Mapping[str, float] = field(default_factory=dict)
     """wall seconds within compute, by what the agent's body says it did: decode, enrich, state"""
+    traced: Sequence[tuple[int, str]] = ()
+    """timestamp (epoch ms) and trace id of each record that is recorded in a trace"""
 
 
 class Observer(Protocol):

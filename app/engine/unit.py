@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
-from app.engine.api import DeadLetterEncoder, LaneId
+from app.engine.api import DeadLetterEncoder, Failure, LaneId, Record
 from app.engine.compute import Computed
 from app.engine.marker import Marker
 from app.engine.producing import Ack
 from app.engine.status import Stage, UnitReport
+from app.engine.tracing import DurableUnit, RunTrace
 from app.engine.writer import Addressed, TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
 
@@ -79,7 +81,7 @@ class Unit:
             dead_letters=[(failure.stage, failure.reason) for _, failure in computed.dead_letters],
             retries=[(failure.stage, failure.reason) for _, failure, _ in computed.retries],
             timestamps=[record.timestamp for record in computed.records],
-            reached=self._reached(done_at),
+            reached=self._reached(done_at, 1_000),
             seconds={
                 "compute": self.computed_at - self.started,
                 "outputs": self.visible_at - self.computed_at,
@@ -91,17 +93,24 @@ class Unit:
             late=computed.late,
             outputs=Counter([output.topic for _, output in computed.outputs]),
             steps=computed.steps,
+            traced=() if computed.trace is None else computed.trace.durable(self._for_trace(done_at)),
         )
 
-    def _reached(self, done_at: float) -> dict[Stage, int]:
-        """Wall clock of each stage: one reading of it, and the monotonic times since."""
-        now_ms = time.time_ns() / 1_000_000
+    def _for_trace(self, done_at: float) -> DurableUnit:
+        computed = self.computed
+        failures = {record.offset: failure for record, failure in computed.dead_letters}
+        failures |= {record.offset: failure for record, failure, _ in computed.retries}
+        return DurableUnit(computed.records, failures, self._reached(done_at, 1_000_000_000), computed.steps)
+
+    def _reached(self, done_at: float, per_s: int) -> dict[Stage, int]:
+        """Wall clock of each stage, in units of which a second has so many: one reading of it, and the monotonic times since."""
+        now = time.time_ns() * (per_s / 1_000_000_000)
         return {
-            "fetched": int(now_ms - (done_at - self.fetched_at) * 1000),
-            "taken": int(now_ms - (done_at - self.started) * 1000),
-            "computed": int(now_ms - (done_at - self.computed_at) * 1000),
-            "visible": int(now_ms - (done_at - self.visible_at) * 1000),
-            "durable": int(now_ms),
+            "fetched": int(now - (done_at - self.fetched_at) * per_s),
+            "taken": int(now - (done_at - self.started) * per_s),
+            "computed": int(now - (done_at - self.computed_at) * per_s),
+            "visible": int(now - (done_at - self.visible_at) * per_s),
+            "durable": int(now),
         }
 
 
@@ -112,12 +121,21 @@ def output_batches(
     now_ms = time.time_ns() // 1_000_000
     outputs, letters = TopicBatches(limit, transactional), TopicBatches(DEAD_LETTER_MAX_BYTES, transactional)
     for each in computed:
-        add_outputs(outputs, each.outputs, lane.partition, now_ms)
+        trace = each.trace
+        if trace is None:
+            add_outputs(outputs, each.outputs, lane.partition, now_ms)
+        else:
+            add_outputs(outputs, each.outputs, lane.partition, now_ms, trace.for_outputs)
         for record, failure in (*each.dead_letters, *each.aside):
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
-            letter = dead_letter(record, failure, now_ms)
+            letter = dead_letter(record, _traced(failure, record, trace), now_ms)
             letters.of(letter.topic, lane.partition).append(now_ms, letter.key, letter.value, list(letter.headers))
         for record, failure, retry in each.retries:
-            waiting = dead_letter(record, failure, now_ms, retry)
+            waiting = dead_letter(record, _traced(failure, record, trace), now_ms, retry)
             letters.of(waiting.topic, lane.partition).append(now_ms, waiting.key, waiting.value, list(waiting.headers))
     return outputs.done() + letters.done()
+
+
+def _traced(failure: Failure, record: Record, trace: RunTrace | None) -> Failure:
+    traceparent = None if trace is None else trace.for_dead_letters.get(record.offset)
+    return failure if traceparent is None else replace(failure, traceparent=traceparent)

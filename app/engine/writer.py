@@ -7,6 +7,7 @@ one (``compute`` sees to it that it fits). Outputs may be split freely.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 
 from aiokafka.producer.message_accumulator import BatchBuilder
 
@@ -101,12 +102,19 @@ def changelog_batch(
     return builder
 
 
-def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]], partition: int, processed_at_ms: int) -> None:
+def add_outputs(
+    batches: TopicBatches,
+    outputs: Iterable[tuple[Record, Output]],
+    partition: int,
+    processed_at_ms: int,
+    traced: Mapping[int, tuple[Header, ...]] = MappingProxyType({}),
+) -> None:
     """Add ``outputs`` of a lane; each keeps its source's timestamp and says where it came from.
 
     Header ``veltrix-source`` is topic:partition:offset:index (index counts the outputs of one source
     record), the identity by which an idempotent consumer drops a repetition; ``processed_at`` is epoch ms
-    and a header because the value must be the same when the record is processed again.
+    and a header because the value must be the same when the record is processed again. ``traced``: headers by source
+    offset, for a few of the records.
     """
     processed_at = ("processed_at", b"%d" % processed_at_ms)
     last_offset, index, origin, last_topic, last_partition = -1, 0, b"", "", None
@@ -120,5 +128,7 @@ def add_outputs(batches: TopicBatches, outputs: Iterable[tuple[Record, Output]],
                 origin = f"{record.topic}:{record.partition}:".encode()
             last_offset, index = offset, 0
         source = ("veltrix-source", b"%b%d:%d" % (origin, offset, index))
+        if traced and offset in traced:
+            headers = (*headers, *traced[offset])
         append(record.timestamp, output.key, output.value, [*headers, source, processed_at] if headers else [source, processed_at])
         index += 1

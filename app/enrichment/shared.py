@@ -18,6 +18,7 @@ from redis.asyncio import Redis
 from redis.commands.core import AsyncScript
 
 from app.enrichment.declaration import ReferenceTable
+from app.spans import client_span
 
 _AS_OF: Final = struct.Struct(">q")
 LEASE: Final = ":lease"
@@ -78,8 +79,9 @@ class RedisTier:
 
     async def read(self, keys: Sequence[str]) -> list[bytes | None]:
         """See :class:`SharedTier`."""
-        async with asyncio.timeout(self._timeout_s):
-            return cast("list[bytes | None]", await self._client.mget(keys))
+        with client_span("redis", "MGET", size=len(keys)):
+            async with asyncio.timeout(self._timeout_s):
+                return cast("list[bytes | None]", await self._client.mget(keys))
 
     async def lease(self, keys: Sequence[str], token: bytes, lease_ms: int) -> list[bool]:
         """See :class:`SharedTier`."""

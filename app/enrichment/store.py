@@ -22,6 +22,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from app.enrichment.api import ReferenceConfigError, ReferenceSchemaError, Rows, StoreUnavailable
 from app.enrichment.declaration import ReferenceTable
 from app.settings import Settings
+from app.spans import client_span
 
 #: SQLite takes 32,766 parameters a statement since 3.32 (May 2020).
 SQLITE_MAX_KEYS: Final = 30_000
@@ -71,8 +72,9 @@ class SqlReferenceStore:
         if not wanted:
             return {}
         try:
-            async with asyncio.timeout(self._timeout_s):
-                found = await self._select(query, wanted)
+            with client_span(self.engine.dialect.name, "SELECT", table.table, len(wanted)):
+                async with asyncio.timeout(self._timeout_s):
+                    found = await self._select(query, wanted)
         except Exception as exc:  # drivers let errors of their own through while they connect
             raise StoreUnavailable(table.name, exc) from exc
         return {name: row for key, row in found if (name := wanted.get(key)) is not None}

@@ -29,6 +29,7 @@ from app.lookups.script import MAX_KEYS_PER_SEND, LookupStore, RedisStore
 from app.lookups.sync import CoverMoved, Synchroniser
 from app.lookups.throttle import Throttle
 from app.settings import Settings
+from app.spans import LaterCall
 
 log = structlog.get_logger(__name__)
 
@@ -80,6 +81,7 @@ class LookupWriter:
         self._pace = pace
         self._lanes: dict[LaneId, FollowedLane] = {}
         self._tasks: dict[LaneId, asyncio.Task[None]] = {}
+        self._later = LaterCall()
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._synchronising = asyncio.Semaphore(SYNCHRONISING_LANES)
@@ -121,6 +123,7 @@ class LookupWriter:
         followed = self._lanes.get(lane)
         if followed is None:
             return
+        self._later.note()
         loss = followed.offer(writes, stamp, source_offset, previous)
         if loss is not None:
             self._lose(followed, loss)
@@ -190,7 +193,8 @@ class LookupWriter:
             sent.append((lane, lane.epoch, taken, cover, len(lane_calls)))
             calls += lane_calls
         try:
-            applied = iter(await self._store.apply(calls))
+            with self._later.span("redis", "EVALSHA", sum(len(taken.writes) for _, _, taken, _, _ in sent)):
+                applied = iter(await self._store.apply(calls))
         except (RedisError, OSError) as exc:
             self._failed(lanes, exc)
             return

@@ -371,7 +371,7 @@ def _family(metric: Metric) -> Family:
 
 def _add(family: Family, labels: tuple[str, ...], value: float | Histogram | Mapping[str, str]) -> None:
     if isinstance(family, HistogramMetricFamily) and isinstance(value, Histogram):
-        family.add_metric(labels, value.buckets(), value.total)
+        family.add_metric(labels, value.buckets_with_exemplars(), value.total)
     elif isinstance(family, InfoMetricFamily) and isinstance(value, Mapping):
         family.add_metric(labels, dict(value))
     elif isinstance(family, (CounterMetricFamily, GaugeMetricFamily)) and isinstance(value, (int, float)):

@@ -10,6 +10,8 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 
+from prometheus_client.samples import Exemplar
+
 #: Below this many values one bisection each is cheaper than walking the buckets.
 FEW = 8
 
@@ -17,13 +19,15 @@ FEW = 8
 class Histogram:
     """Counts per bucket and the sum of all values. ``bounds`` are upper, inclusive, ascending, in the metric's unit."""
 
-    __slots__ = ("bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "exemplars", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         if not bounds or list(bounds) != sorted(set(bounds)):
             raise ValueError("bounds must be ascending, distinct and not empty")
         self.bounds = tuple(bounds)
         self.counts = [0] * (len(self.bounds) + 1)
+        self.exemplars: dict[int, Exemplar] = {}
+        """newest recorded value, by bucket"""
         self.total = 0.0
 
     def observe(self, value: float) -> None:
@@ -37,6 +41,13 @@ class Histogram:
         for bound, count in zip((*self.bounds, None), self.counts, strict=True):
             cumulative += count
             found.append(("+Inf" if bound is None else repr(float(bound)), float(cumulative)))
+        return found
+
+    def buckets_with_exemplars(self) -> list[tuple[str, float] | tuple[str, float, Exemplar]]:
+        """The same, with the exemplar of each bucket that has one."""
+        found: list[tuple[str, float] | tuple[str, float, Exemplar]] = [*self.buckets()]
+        for index, exemplar in self.exemplars.items():
+            found[index] = (*found[index][:2], exemplar)
         return found
 
 
@@ -63,6 +74,11 @@ class AgeHistogram(Histogram):
         if stamps[-1] > now_ms:
             ahead = stamps[bisect_right(stamps, now_ms) :]
             self.total += (sum(ahead) - len(ahead) * now_ms) / 1000
+
+    def show(self, now_ms: int, stamp: int, trace_id: str) -> None:
+        """A trace is recorded of the thing with this stamp, which was counted by ``observe_ages``: its bucket names it."""
+        age = max(0, now_ms - stamp)
+        self.exemplars[bisect_left(self._bounds_ms, age)] = Exemplar({"trace_id": trace_id}, age / 1000, now_ms / 1000)
 
     def _count_by_bucket(self, now_ms: int, stamps: Sequence[int]) -> None:
         size, counted = len(stamps), 0

@@ -17,6 +17,7 @@ from typing import Any
 import structlog
 from structlog.types import EventDict, Processor, WrappedLogger
 
+from app.log_context import current_fields
 from app.settings import Settings
 from app.telemetry.ecs import ToEcs
 from app.telemetry.redaction import Redactor
@@ -75,6 +76,7 @@ def _shared() -> list[Processor]:
     """What both kinds of records go through, at the call (exception info is still there)."""
     return [
         structlog.contextvars.merge_contextvars,
+        _say_what_is_worked_on,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -96,6 +98,13 @@ def _renderer(settings: Settings) -> list[Processor]:
 
 def _wants_json(settings: Settings) -> bool:
     return settings.log_format == "json" or (settings.log_format == "auto" and not sys.stderr.isatty())
+
+
+def _say_what_is_worked_on(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Agent, partition, batch and trace of the task that logs; what the line says itself stays."""
+    for name, value in current_fields().items():
+        event.setdefault(name, value)
+    return event
 
 
 def _resolve_exception(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:

@@ -44,6 +44,8 @@ class SourceTotals:
         stamps = sorted(report.timestamps)
         for stage, at_ms in report.reached.items():
             self.ages[stage].observe_ages(at_ms, stamps)
+            for stamp, trace_id in report.traced:
+                self.ages[stage].show(at_ms, stamp, trace_id)
 
 
 class PipelineMetrics:

@@ -30,7 +30,7 @@ class LocalPrometheus:
         self._scraped: tuple[int, ...] = ()
         argv = [
             "prometheus", f"--config.file={self._folder / 'prometheus.yml'}", f"--storage.tsdb.path={self._folder / 'data'}",
-            f"--web.listen-address={LOOPBACK}:{self.port}", "--log.level=warn",
+            f"--web.listen-address={LOOPBACK}:{self.port}", "--log.level=warn", "--enable-feature=exemplar-storage",
         ]  # fmt: skip
         self._process = ManagedProcess(Command("Prometheus", argv, self._folder / "prometheus.log"))
 

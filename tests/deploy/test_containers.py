@@ -231,7 +231,7 @@ def test_both_brokers_have_the_same_settings_for_a_single_node() -> None:
 def test_every_variable_is_a_setting_with_a_valid_value(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (dockerfile_env() | services()[service]["environment"]).items():
         if name.startswith(ENV_PREFIX):
-            monkeypatch.setenv(name, value.replace("$VERSION", "dev"))
+            monkeypatch.setenv(name, re.sub(r"\$\{\w+:-(.*?)\}", r"\1", value).replace("$VERSION", "dev"))
 
     settings = load_settings()
 
@@ -257,6 +257,7 @@ def test_inner_addresses_name_services_and_their_listeners() -> None:
         "dead-letters",
         "prometheus",
         "grafana",
+        "jaeger",
         "elasticsearch",
         "kibana",
         "filebeat",
@@ -291,6 +292,18 @@ def test_ports_are_published_to_this_machine_alone() -> None:
 
 def test_the_image_does_not_run_as_root() -> None:
     assert one("USER") == "10001:10001"
+
+
+def test_traces_go_where_readme_and_grafana_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    endpoint = re.findall(r"OTLP_ENDPOINT=(\S+) docker compose", (ROOT / "README.md").read_text())
+    sources = yaml.safe_load((OBSERVABILITY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
+    (exemplars,) = sources[0]["jsonData"]["exemplarTraceIdDestinations"]
+
+    assert endpoint == ["http://jaeger:4318"]
+    assert load_settings(otlp_endpoint=endpoint[0]).otlp_endpoint
+    assert (exemplars["datasourceUid"], exemplars["name"]) == (sources[1]["uid"], "trace_id")
+    assert sources[1]["url"].startswith("http://jaeger:")
+    assert "--enable-feature=exemplar-storage" in services()["prometheus"]["command"]
 
 
 def test_the_worker_has_time_to_drain_before_it_is_killed() -> None:

@@ -21,6 +21,7 @@ from app.engine.state import LaneState
 from app.engine.status import LaneTable, UnitReport
 from app.engine.store import PartitionStore, StoreOptions
 from app.engine.tiers import Tiers
+from app.engine.tracing import PassOn, Tracing
 from app.settings import Settings
 from tests.fakes import FakeDelivery, FakeRecord
 
@@ -96,8 +97,9 @@ async def count(batch: Batch[Any]) -> Effects:
 
 
 def dead_letter(record: Record, failure: Failure, failed_at_ms: int, retry: Retry | None = None) -> Output:
-    """A dead letter with its reason as its only header, or what waits in a retry tier."""
-    return Output(DLQ if retry is None else retry.topic, record.key, record.value, (("reason", failure.reason.encode()),))
+    """A dead letter with its reason and its trace as its only headers, or what waits in a retry tier."""
+    headers = [("reason", failure.reason.encode()), *([("trace", failure.traceparent)] if failure.traceparent else [])]
+    return Output(DLQ if retry is None else retry.topic, record.key, record.value, tuple(headers))
 
 
 @dataclass
@@ -216,6 +218,7 @@ def new_rig(
     ticks: Ticks | None = None,
     retries: FakeRetries | None = None,
     tiers: Tiers | None = None,
+    tracing: Tracing | None = None,
     **limits: Any,
 ) -> Rig:
     """A lane that is not started yet; positions are those of ``store``. At least once unless ``settle_by`` is given."""
@@ -224,7 +227,18 @@ def new_rig(
     state = LaneState(store, hot, views)
     computer = Computer(lane, body, None, state, bounds.batch_bytes, retries=retries)
     deliver = settle_by or AtLeastOnce(delivery, dead_letter)
-    parts = LaneParts(computer, state, deliver, observer, listener, fatal, pauses.append, tiers or Tiers(), ticks=ticks)
+    parts = LaneParts(
+        computer,
+        state,
+        deliver,
+        observer,
+        listener,
+        fatal,
+        pauses.append,
+        tiers or Tiers(),
+        ticks=ticks,
+        tracing=tracing or PassOn(),
+    )
     progress = Progress(store.marker(), store.changelog_offset())
     progress.committed[SOURCE] = -1
     return Rig(store, delivery, observer, listener, fatal, pauses, Lane(lane, CHANGELOG, parts, bounds, progress))

@@ -69,7 +69,7 @@ def test_dashboards_have_distinct_ids_and_all_panels_the_chosen_data_source() ->
 
 def test_grafana_finds_the_data_source_and_the_files() -> None:
     folder = ROOT / HERE / "grafana" / "provisioning"
-    (source,) = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
+    source, _ = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())["datasources"]
     (provider,) = yaml.safe_load((folder / "dashboards" / "veltrix.yml").read_text())["providers"]
 
     assert source["type"] == "prometheus"
