@@ -36,7 +36,7 @@ from tables.windows import PARTS, VIEWS
 #: 10 MiB when full. A user beyond it costs one read per closed chunk whenever it comes back.
 CLOSED_IDS_IN_MEMORY = 400_000
 #: One stored profile is looked at per so many records, to find those that have expired.
-RECORDS_PER_SWEEP = 8
+RECORDS_PER_SWEEP = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +99,7 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
         valid, joined = await _join(batch.context.reference, valid, effects)
         at = effects.step("enrich", at)
     work = _begin(batch, {interaction.user_key for _, interaction in valid}, joined)
-    for record, interaction in valid:
-        _fold(work, record, interaction, effects)
+    _fold(work, valid, effects)
     if batch.idle_ms is not None:
         work.is_clock_moved |= work.clock.idle(batch.idle_ms)
     work.derived.finish(state, work.clock, batch.records, effects, is_clock_moved=work.is_clock_moved)
@@ -149,20 +148,28 @@ def _begin(batch: Batch[Rules], user_keys: set[str], joined: Joined) -> _Work:
     return _Work(rules, clock, fold, Derived(rules.derived, state, user_keys, batch.lane.partition), joined)
 
 
-def _fold(work: _Work, record: Record, interaction: Interaction, effects: Effects) -> None:
-    """One valid event: a duplicate, or the next of its user."""
-    value, headers, event, clock = record.value or b"", record.headers, interaction.event, work.clock
-    sequence = work.profiles.add(interaction, record.timestamp, clock.watermark_ms - work.rules.user_expiry_ms)
-    if sequence is None:
-        effects.duplicate(record)
-        return
-    received_ms = broker_time_ms(record.timestamp, headers) if headers else record.timestamp
-    watermark_ms = clock.watermark.observe(interaction.time_ms, received_ms)
-    work.is_clock_moved = True
-    work.derived.add(record, interaction, watermark_ms)
-    reference = b"" if work.joined is NOTHING else work.joined.member(event.user_id, interaction.items)
-    output = enrich(value, sequence, record.timestamp, event.has_veltrix, reference)
-    effects.emit(record, Output(ENRICHED, record.key, output))
+def _fold(work: _Work, valid: list[tuple[Record, Interaction]], effects: Effects) -> None:
+    """Each valid event, in order, is a duplicate or the next of its user."""
+    clock, joined, derive, number, expiry_ms = (
+        work.clock,
+        work.joined,
+        work.derived.add,
+        work.profiles.add,
+        work.rules.user_expiry_ms,
+    )
+    observe, emit = clock.watermark.observe, effects.emit
+    for record, interaction in valid:
+        timestamp, headers, event = record.timestamp, record.headers, interaction.event
+        sequence = number(interaction, timestamp, clock.watermark_ms - expiry_ms)
+        if sequence is None:
+            effects.duplicate(record)
+            continue
+        watermark_ms = observe(interaction.time_ms, broker_time_ms(timestamp, headers) if headers else timestamp)
+        work.is_clock_moved = True
+        derive(record, interaction, watermark_ms)
+        reference = b"" if joined is NOTHING else joined.member(event.user_id, interaction.items)
+        output = enrich(record.value or b"", sequence, timestamp, event.has_veltrix, reference)
+        emit(record, Output(ENRICHED, record.key, output))
 
 
 def _forget_users(batch: Batch[Rules], work: _Work) -> None:

@@ -40,6 +40,8 @@ CASES: dict[str, Callable[[Run], CaseResult]] = {
     "hot-user": run_hot_user,
     "drain-eos": lambda run: run_drain(run, Drain("drain-eos", 4, redis=False, rival="eos")),
     "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, alone="eos")),
+    "drain-traced": lambda run: run_drain(run, Drain("drain-traced", 4, redis=False, rival="traced")),
+    "drain-untold": lambda run: run_drain(run, Drain("drain-untold", 4, redis=False, rival="untold")),
     "drain-whole": lambda run: run_drain(run, Drain("drain-whole", 4, redis=False, rival="whole")),
     "latency-whole": lambda run: run_latency(run, Latency("latency-whole", 1000, alone="whole")),
 }

@@ -15,6 +15,7 @@ from app.topics import INTERACTIONS, Topic, all_topics
 from bench.events import Expected, clicks, read_events, write_events
 from bench.load import preload
 from bench.services import HandLoop, Services, Setup, Subject, Worker
+from bench.sink import start_sink
 
 #: Event times lie in the past of the records, well within the 7 days that are accepted.
 EVENT_AGE_MS = 3_600_000
@@ -22,11 +23,14 @@ WARM_RECORDS = 200_000
 Say = Callable[[str], None]
 #: The job that the hand-written loop does too: what else a worker does is measured by the subject ``whole``.
 MAIN_JOB = {"sessions_enabled": "false", "windows_enabled": "false"}
-#: Settings of the worker by the subject's name; ``eos`` is the main job with transactions, ``whole`` has the defaults.
+#: Settings of the worker by the subject's name; ``eos`` is the main job with transactions, ``whole`` has the defaults,
+#: ``traced`` sends spans to a collector, ``untold`` keeps no metrics (``bench.untold``).
 WORKERS: Mapping[str, Mapping[str, str]] = {
     "worker": MAIN_JOB,
     "eos": MAIN_JOB | {"processing_guarantee": "exactly_once"},
     "whole": {},
+    "traced": MAIN_JOB,
+    "untold": MAIN_JOB,
 }
 
 
@@ -86,8 +90,11 @@ class Run:
         ``extra``: settings by name, over those that the name stands for.
         """
         settings = dict(WORKERS.get(name, MAIN_JOB)) | dict(extra or {})
+        if name == "traced":
+            settings["otlp_endpoint"] = start_sink()
         setup = Setup(f"bench-{name}-{next(self._numbers)}", partitions, redis, source, settings)
-        subject: Subject = HandLoop(self.services, setup) if name == "hand" else Worker(self.services, setup)
+        app = "bench.untold" if name == "untold" else "app.main"
+        subject: Subject = HandLoop(self.services, setup) if name == "hand" else Worker(self.services, setup, app)
         self.services.kafka.recreate(subject.topics(self.services))
         if redis:
             self.services.flush_redis()

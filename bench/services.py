@@ -186,10 +186,10 @@ class Worker(_Process):
 
     name = "worker"
 
-    def __init__(self, services: Services, setup: Setup) -> None:
+    def __init__(self, services: Services, setup: Setup, app: str = "app.main") -> None:
         self.port = free_ports(1)[0]
         faust = str(Path(sys.executable).parent / "faust")
-        super().__init__(services, setup, [faust, "-A", "app.main", "worker"], {"sidecar_port": str(self.port)})
+        super().__init__(services, setup, [faust, "-A", app, "worker"], {"sidecar_port": str(self.port)})
         self.output = ENRICHED
         self.changelog = changelog_of(setup.app_id, WORKER_AGENT)
         self.dead_letters = dead_letters_of(setup.app_id, setup.source)

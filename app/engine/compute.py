@@ -17,6 +17,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import structlog
@@ -37,6 +38,7 @@ _CHANGELOG_BATCH_OVERHEAD = 2048
 _PASSING = (Transient, TimeoutError, ConnectionError)
 #: Runs of one batch that may fail like that in search of a record that is to blame after all; then all that is left waits.
 _PASSING_RUNS = 12
+_headers_of = attrgetter("headers")
 #: Room kept for the headers and varints of an output record.
 _OUTPUT_OVERHEAD = 2048
 
@@ -109,11 +111,18 @@ class Computed:
     runs: int = 0
     """How many runs of the body are in it"""
     trace: RunTrace | None = None
+    source_bytes: int = 0
+    timestamps: list[int] = field(default_factory=list)
+    """of the records, epoch ms"""
+    output_counts: dict[str, int] = field(default_factory=dict)
+    """by topic, once the outputs are made into batches"""
     changelog_size: int = _CHANGELOG_BATCH_OVERHEAD
 
     def add(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None], size: int) -> None:
         """Append the result of a later run."""
         self.records += records
+        self.source_bytes += sum([len(record.value or b"") for record in records])
+        self.timestamps += [record.timestamp for record in records]
         self.outputs += effects.outputs
         self.dead_letters += effects.dead_letters
         self.aside += effects.aside
@@ -240,8 +249,7 @@ class Computer:
         """Size of ``writes`` in the changelog; raises when the result cannot be used as it is."""
         if not effects.covers(records):
             raise UnaccountedRecords(self._lane, len(records), effects.outcomes())
-        largest = max((_size(output) for _, output in effects.outputs), default=0)
-        largest = max(largest, max(map(_size, effects.published), default=0))
+        largest = _largest([*(output for _, output in effects.outputs), *effects.published], self._limit - _OUTPUT_OVERHEAD)
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
         size = sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
@@ -299,6 +307,15 @@ class Computer:
         if isinstance(exc, UnaccountedRecords):
             return Failure("aggregate", "unaccounted", str(exc), exception=exc)
         return Failure("aggregate", "agent_error", f"{type(exc).__name__} in agent {self._lane.agent}", exception=exc)
+
+
+def _largest(outputs: Sequence[Output], room: int) -> int:
+    """Size of the largest of ``outputs``, or, as long as it is within ``room``, something above it that is found sooner."""
+    value = max(map(len, filter(None, [output.value for output in outputs])), default=0)
+    key = max(map(len, filter(None, [output.key for output in outputs])), default=0)
+    if value + key <= room and not any(map(_headers_of, outputs)):
+        return value + key
+    return max(map(_size, outputs), default=0)
 
 
 def _size(output: Output) -> int:

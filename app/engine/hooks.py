@@ -259,7 +259,7 @@ HOOKS: tuple[Hook, ...] = (
         "_wait_consume_future": ("", "32f20192b8888b2b", "read: which future asks for more"),
     }),
     *_of("aiokafka.protocol.struct:Struct", AIOKAFKA, {
-        "encode": ("(self)", "3519b4662150285c", "replaced for fetch requests by fetch_codec"),
+        "encode": ("(self)", "3519b4662150285c", "replaced for fetch and produce requests by fetch_codec and produce_codec"),
     }),
     *_of("aiokafka.consumer.fetcher:PartitionRecords", AIOKAFKA, {
         "_tp": ("", "c83eea057b6e8d45", "read: which partition"),

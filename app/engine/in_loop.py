@@ -19,7 +19,7 @@ from faust.types import TP
 from mode.services import Service
 from mode.utils.futures import maybe_async
 
-from app.engine import fetch_codec, fetched, fetcher, guard, membership
+from app.engine import fetch_codec, fetched, fetcher, guard, membership, produce_codec
 
 if TYPE_CHECKING:
     from app.engine.faust_app import EngineApp
@@ -118,6 +118,7 @@ class InLoopConsumerThread(AIOKafkaConsumerThread):
         fetched.install()
         fetcher.install()
         fetch_codec.install()
+        produce_codec.install()
         consumer = super()._create_worker_consumer(transport)
         # What an aborted transaction left in a changelog or source never happened.
         consumer._isolation_level = "read_committed"

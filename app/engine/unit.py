@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
@@ -74,13 +73,13 @@ class Unit:
             lane=lane,
             topic=self.topic,
             records=len(computed.records),
-            source_bytes=sum([len(record.value or b"") for record in computed.records]),
+            source_bytes=computed.source_bytes,
             emitted=computed.emitted,
             duplicates=computed.duplicates,
             dropped=computed.dropped,
             dead_letters=[(failure.stage, failure.reason) for _, failure in computed.dead_letters],
             retries=[(failure.stage, failure.reason) for _, failure, _ in computed.retries],
-            timestamps=[record.timestamp for record in computed.records],
+            timestamps=computed.timestamps,
             reached=self._reached(done_at, 1_000),
             seconds={
                 "compute": self.computed_at - self.started,
@@ -91,7 +90,7 @@ class Unit:
             changelog_records=self.changelog_records,
             changelog_bytes=self.changelog_bytes,
             late=computed.late,
-            outputs=Counter([output.topic for _, output in computed.outputs]),
+            outputs=computed.output_counts,
             steps=computed.steps,
             traced=() if computed.trace is None else computed.trace.durable(self._for_trace(done_at)),
         )
@@ -121,11 +120,12 @@ def output_batches(
     now_ms = time.time_ns() // 1_000_000
     outputs, letters = TopicBatches(limit, transactional), TopicBatches(DEAD_LETTER_MAX_BYTES, transactional)
     for each in computed:
-        trace = each.trace
+        trace, before = each.trace, outputs.counts()
         if trace is None:
             add_outputs(outputs, each.outputs, lane.partition, now_ms)
         else:
             add_outputs(outputs, each.outputs, lane.partition, now_ms, trace.for_outputs)
+        each.output_counts = {topic: count - before.get(topic, 0) for topic, count in outputs.counts().items()}
         for record, failure in (*each.dead_letters, *each.aside):
             # Timestamp is the failure's, so that a dead letter topic can be searched by time of failure.
             letter = dead_letter(record, _traced(failure, record, trace), now_ms)

@@ -73,6 +73,13 @@ class TopicBatches:
             batches = self._batches[topic, partition] = Batches(topic, self._limit, self._transactional)
         return batches
 
+    def counts(self) -> dict[str, int]:
+        """Records so far, by topic."""
+        found: dict[str, int] = {}
+        for (topic, _), batches in self._batches.items():
+            found[topic] = found.get(topic, 0) + sum([batch._relative_offset for batch in batches.done])
+        return found
+
     def done(self) -> list[Addressed]:
         """What was built, in order per partition."""
         return [(topic, partition, batch) for (topic, partition), batches in self._batches.items() for batch in batches.done]

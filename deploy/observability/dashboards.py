@@ -9,6 +9,7 @@ from grafana_foundation_sdk.builders import dashboard, prometheus, stat, timeser
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as models
 
+from app.telemetry.catalogue import LATENCY
 from deploy.observability.panels import Board, Panel, Query
 
 SOURCE: Final = models.DataSourceRef(type_val="prometheus", uid="${source}")
@@ -52,7 +53,8 @@ def _stat(panel: Panel) -> stat.Panel:
 
 
 def _target(query: Query, number: int) -> prometheus.Dataquery:
-    return prometheus.Dataquery().expr(query.expr).legend_format(query.legend or "__auto").ref_id("ABCDEFGH"[number])
+    built = prometheus.Dataquery().expr(query.expr).legend_format(query.legend or "__auto").ref_id("ABCDEFGH"[number])
+    return built.exemplar(True) if f"{LATENCY.name}_bucket" in query.expr else built
 
 
 def _thresholds(panel: Panel) -> dashboard.ThresholdsConfig:

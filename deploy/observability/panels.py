@@ -44,6 +44,12 @@ class Board:
     rows: dict[str, tuple[Panel, ...]] = field(default_factory=dict)
 
 
+#: Not the recorded series: exemplars belong to the histogram.
+_P99_BY_STAGE: Final = (
+    'histogram_quantile(0.99, sum by (stage, le) (rate(veltrix_event_latency_seconds_bucket{source="interactions"}[5m])))'
+)
+
+
 def _graph(title: str, action: str, unit: str, *queries: tuple[str, str], needs: Needs = "") -> Panel:
     return Panel(title, action, unit, tuple(Query(*query) for query in queries), needs=needs)
 
@@ -79,7 +85,7 @@ def overview(slo: Slo) -> Board:
         "Objectives": tuple(_budget(objective) for objective in slo.objective),
         "Rate, errors, duration": (
             _graph("Events by outcome", "dead_lettered or retried rise: dashboard Dead letters.", "cps", ("sum by (outcome) (rate(veltrix_events_total[1m]))", "{{outcome}}")),
-            _graph("Latency by stage, p99", "The first stage that rises is the slow one. Runbook lag.", "s", ('veltrix:event_latency_seconds:p99_5m{source="interactions"}', "{{stage}}")),
+            _graph("Latency by stage, p99", "The first stage that rises is the slow one. A dot is an event with a trace: click it. Runbook lag.", "s", (_P99_BY_STAGE, "{{stage}}")),
             _graph("Waiting in Kafka", "All partitions: more workers. One: runbook hot-partition.", "short", ("sum by (source) (veltrix_consumer_lag)", "{{source}}")),
             _graph("Firing alerts", "Each one's annotation names its runbook.", "none", ('count by (alertname) (ALERTS{alertstate="firing"}) or vector(0)', "{{alertname}}")),
         ),

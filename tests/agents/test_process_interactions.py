@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.process_interactions import Rules, process_interactions
+from agents.process_interactions import RECORDS_PER_SWEEP, Rules, process_interactions
 from agents.registry import registry
 from app.domain.clickstream import TRACK_CODES
 from app.domain.routing import partition_of
@@ -227,10 +227,10 @@ async def test_a_user_who_was_away_for_longer_than_the_expiry_is_a_new_one(rules
 async def test_expired_users_are_deleted_bit_by_bit_while_others_are_busy(rules: Rules) -> None:
     day_ms, state = 86_400_000, FakeState()
     await run(rules, state, [record(n, user=user) for n, user in enumerate(USERS[:8])])
-    busy = [record(100 + n, user=USERS[8]) for n in range(80)]
+    busy = [record(100 + n, user=USERS[8]) for n in range(10 * RECORDS_PER_SWEEP)]
     for one in busy:
         one.timestamp = NOW_MS + 31 * day_ms
-    for start in range(0, 80, 16):
-        await run(rules, state, busy[start : start + 16])
+    for start in range(0, len(busy), 2 * RECORDS_PER_SWEEP):
+        await run(rules, state, busy[start : start + 2 * RECORDS_PER_SWEEP])
     left = [key for key in state.raw if key.startswith(user_profiles.prefix)]
     assert left == [user_profiles.raw_key(f"u:{USERS[8]}")]

@@ -11,6 +11,7 @@ import aiokafka.consumer.consumer
 import pytest
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.protocol.fetch import FetchRequest_v11, FetchResponse_v11
+from aiokafka.protocol.produce import ProduceRequest_v7
 
 from app.engine.store import PartitionStore
 from tests.engine.support import Rig, new_rig, open_store
@@ -23,6 +24,7 @@ def _replacements_end_with_the_test(monkeypatch: pytest.MonkeyPatch) -> None:
         (aiokafka.consumer.consumer, "Fetcher"),
         (FetchResult, "getall"),
         (FetchRequest_v11, "encode"),
+        (ProduceRequest_v7, "encode"),
         (FetchResponse_v11, "decode"),
     ):
         monkeypatch.setattr(owner, name, inspect.getattr_static(owner, name))
