@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 
+from agents import _diary
 from agents._deriving import Derived, DerivedRules
 from agents.registry import registry
 from app.domain.closed_ids import ClosedIdsCache
@@ -106,6 +107,7 @@ async def process_interactions(batch: Batch[Rules]) -> Effects:
     _forget_users(batch, work)
     _write(state, work)
     effects.step("state", at)
+    _diary.write(batch.records, valid, effects)
     return effects
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 
 import structlog
@@ -40,7 +41,7 @@ from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.telemetry.catalogue import Catalogue
-from app.telemetry.dead_letters import IndexMetrics
+from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
 from app.telemetry.engine import BuildInfo
 from app.telemetry.logs import configure_logging
 from app.topic_admin import TopicAdminError, open_admin
@@ -67,7 +68,7 @@ async def administer(settings: Settings) -> None:
     topics = DeskTopics(state_of_dead_letters(settings.app_id), audit_of_dead_letters(settings.app_id), ours)
     async with AsyncExitStack() as stack:
         follower = IndexFollower(settings, queues, topics.state, IndexWriter(path))
-        IndexMetrics(catalogue, follower)
+        metrics = IndexMetrics(catalogue, follower, settings.dlq_retention_ms)
         reader, source = DeadLetterReader(settings, queues), SourceWatch(settings, ours.sources)
         index, deeds = DeadLetterIndex(path, reader, queues), DeedWriter(lambda: _producer(settings))
         board = JobBoard(Tools(index, follower, deeds, source, topics), settings.dlq_replay_max_per_s)
@@ -75,7 +76,12 @@ async def administer(settings: Settings) -> None:
         for close in (index.aclose, reader.aclose, audit.aclose, source.aclose, deeds.aclose, board.aclose):
             stack.push_async_callback(close)
         desk, validate = Desk(index, follower, deeds, topics), validator(settings, ours)
-        await _serve(settings, AdminDeps(settings, index, audit, follower, desk, board, validate, access_of(settings), registry))
+
+        async def numbers() -> dict[str, QueueNumbers]:
+            return {queue: QueueNumbers(*await index.pending(queue)) for queue in queues}
+
+        deps = AdminDeps(settings, index, audit, follower, desk, board, validate, access_of(settings), registry)
+        await _serve(settings, deps, metrics.watch(numbers))
 
 
 async def _others(settings: Settings) -> list[str]:
@@ -100,13 +106,13 @@ def _producer(settings: Settings) -> AIOKafkaProducer:
     )
 
 
-async def _serve(settings: Settings, deps: AdminDeps) -> None:
+async def _serve(settings: Settings, deps: AdminDeps, watch: Coroutine[None, None, None]) -> None:
     server = SidecarServer(create_admin(deps), settings.sidecar_host, settings.admin_port, "VELTRIX_ADMIN_PORT")
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, server.stop)
     await server.bind()
     log.info("dead_letters_served", url=server.url)
-    background = [asyncio.create_task(deps.follower.run()), asyncio.create_task(_take_up(deps))]
+    background = [asyncio.create_task(work) for work in (deps.follower.run(), _take_up(deps), watch)]
     background[0].add_done_callback(lambda task: server.stop())  # it never ends by itself: what ended it is raised below
     try:
         await server.serve()

@@ -210,7 +210,7 @@ class Settings(BaseSettings):
     )
     trace_ratio: float = Field(0.01, ge=0, le=1, description="Records without a trace context of which a trace is begun")
     trace_max_per_s: float = Field(
-        50, ge=1, description="Records that one worker puts into traces, those that producers want there included"
+        20, ge=1, description="Records that one worker puts into traces, those that producers want there included"
     )
 
     # -- logs -------------------------------------------------------------------------------------

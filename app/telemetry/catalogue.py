@@ -204,6 +204,18 @@ INDEX_CONNECTED = Metric(
     "veltrix_dead_letter_index_connected", "gauge", "1 while `veltrix admin` reads its topics.",
     "0: see its /readyz for why. What is shown is as of then.",
 )
+QUEUE_LETTERS = Metric(
+    "veltrix_dead_letter_queue_records", "gauge", "Dead letters by what was done about them: pending, replayed, discarded and so on.",
+    "pending grows: `veltrix dlq groups` says which bug; exhausted: replays that failed too often.", ("queue", "status"), "records",
+)
+QUEUE_OLDEST = Metric(
+    "veltrix_dead_letter_oldest_pending_seconds", "gauge", "Age of the oldest dead letter that nobody has dealt with.",
+    "Near veltrix_dead_letter_retention_seconds Kafka deletes it. Replay or discard it.", ("queue",), "seconds",
+)
+QUEUE_RETENTION = Metric(
+    "veltrix_dead_letter_retention_seconds", "gauge", "How long our own queues keep a dead letter (VELTRIX_DLQ_RETENTION_MS).",
+    "A change takes effect with `veltrix topics apply`.", (), "seconds",
+)
 DISK_FREE = Metric(
     "veltrix_data_disk_free_bytes", "gauge", "Bytes free for this worker's tables (VELTRIX_DATA_DIR).",
     "At 0 the worker ends. Make room, or let another worker take over: runbook disk-full.", (), "bytes",

@@ -1,11 +1,17 @@
-"""How far the index of dead letters is: gauges of ``veltrix admin``."""
+"""How far the index of dead letters is, and what is left to do: gauges of ``veltrix admin``."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Protocol
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
 
 from app.telemetry import catalogue as m
+
+#: Numbers of the queues are this old at most, seconds.
+REFRESH_S: Final = 5.0
 
 
 class Follower(Protocol):
@@ -18,15 +24,37 @@ class Follower(Protocol):
     def lag(self) -> int | None: ...
 
 
-class IndexMetrics:
-    """Lag and size of the index; costs nothing between two scrapes."""
+@dataclass(frozen=True, slots=True)
+class QueueNumbers:
+    """One queue: letters by status, and when the oldest pending one failed (epoch ms)."""
 
-    def __init__(self, catalogue: m.Catalogue, follower: Follower) -> None:
+    statuses: Mapping[str, int]
+    oldest_pending_ms: int | None
+
+
+class IndexMetrics:
+    """Lag and size of the index, and its queues. ``retention_ms``: of our own queues."""
+
+    def __init__(self, catalogue: m.Catalogue, follower: Follower, retention_ms: int) -> None:
         self._follower = follower
+        self._retention_s = retention_ms / 1000
+        self._queues: Mapping[str, QueueNumbers] = {}
         catalogue.add(self)
+
+    async def watch(self, look: Callable[[], Awaitable[Mapping[str, QueueNumbers]]]) -> None:
+        """Ask for the queues' numbers again and again, until cancelled."""
+        while True:
+            self._queues = await look()
+            await asyncio.sleep(REFRESH_S)
 
     def readings(self) -> Iterator[m.Reading]:
         yield m.INDEX_ADDED, (), self._follower.added
         yield m.INDEX_CONNECTED, (), float(self._follower.problem is None)
+        yield m.QUEUE_RETENTION, (), self._retention_s
         if self._follower.lag is not None:  # an unknown lag is absent, not 0
             yield m.INDEX_LAG, (), self._follower.lag
+        for queue, numbers in self._queues.items():
+            for status, count in ({"pending": 0} | dict(numbers.statuses)).items():
+                yield m.QUEUE_LETTERS, (queue, status), count
+            oldest_ms = numbers.oldest_pending_ms
+            yield m.QUEUE_OLDEST, (queue,), 0.0 if oldest_ms is None else max(0.0, time.time() - oldest_ms / 1000)

@@ -13,6 +13,9 @@ from app.engine.tracing import TRACEPARENT
 class Sampler:
     """Those that their producer records, and of those without a trace context one in ``1 / ratio``.
 
+    A micro-batch is recorded with all that are chosen of it, or not at all: under load that makes few traces of large
+    micro-batches, where one record of each would cost a trace of every micro-batch.
+
     Args:
         ratio: 0 to 1; 0: only what producers record.
         max_per_s: more than that are not recorded, whoever wants it.
@@ -43,11 +46,13 @@ class Sampler:
         return round(random.uniform(0, 2 * (self._mean_gap - 1))) if self._mean_gap else 0  # noqa: S311
 
     def _take(self, wanted: int) -> int:
-        """As many of ``wanted`` as the budget has."""
+        """All of ``wanted`` (of more than the whole budget, that) if the budget has them, else none."""
         now = self._clock()
         self._tokens = min(self._max_per_s, self._tokens + (now - self._filled_at) * self._max_per_s)
         self._filled_at = now
-        taken = min(wanted, int(self._tokens))
+        taken = min(wanted, int(self._max_per_s))
+        if taken > self._tokens:
+            return 0
         self._tokens -= taken
         return taken
 

@@ -83,7 +83,7 @@ class SpanTrace:
         }
         batch = {**self._attributes, "messaging.batch.message_count": len(records), "messaging.kafka.offset": records[0].offset}
         self._batch = tracer.start_span(f"batch {self._topic}", context=Context(), attributes=batch)
-        self._spans: dict[int, Span] = {}
+        self._spans: dict[int, tuple[Record, Span]] = {}
         self._units_left = 1
         self.for_outputs = contexts
         self.for_dead_letters: dict[int, bytes] = {}
@@ -105,7 +105,7 @@ class SpanTrace:
             start_time=time.time_ns() - int(fetched_s_ago * 1e9),
         )
         self._batch.add_link(span.get_span_context())
-        self._spans[record.offset] = span
+        self._spans[record.offset] = record, span
         headers = _headers(span)
         self.for_outputs[record.offset] = headers
         self.for_dead_letters[record.offset] = headers[0][1] or b""
@@ -120,7 +120,8 @@ class SpanTrace:
 
     def durable(self, unit: DurableUnit) -> Sequence[tuple[int, str]]:
         """See :class:`app.engine.tracing.RunTrace`."""
-        recorded = [(record, self._spans.pop(record.offset)) for record in unit.records if record.offset in self._spans]
+        first, last = unit.records[0].offset, unit.records[-1].offset
+        recorded = [self._spans.pop(offset) for offset in sorted(self._spans) if first <= offset <= last]
         for record, span in recorded:
             _tell_outcome(span, unit.failures.get(record.offset))
             _end(span, unit)

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from pathlib import Path
 
-from deploy.local.demo_stack import KAFKA_PORT, READY_TIMEOUT_S, REDIS_PORT, SIDECAR_PORT, Say
+from deploy.local.demo_stack import (
+    GRAFANA_PORT,
+    JAEGER_PORT,
+    KAFKA_PORT,
+    PROMETHEUS_PORT,
+    READY_TIMEOUT_S,
+    REDIS_PORT,
+    SIDECAR_PORT,
+    Say,
+)
 from deploy.local.demo_state import WorkerRef
 from deploy.local.ports import LOOPBACK, free_ports, is_free
 from deploy.local.process import Command, ManagedProcess, ProcessError
@@ -17,7 +26,9 @@ from deploy.local.worker_process import ROOT, clean_environment, http_get
 
 PROJECT = "veltrix-demo"
 ANSWER_TIMEOUT_S = 3.0
-UP_TIMEOUT_S = 900.0  # the first time builds an image and pulls three
+UP_TIMEOUT_S = 900.0  # the first time builds an image and pulls six
+#: Prometheus, Grafana with the dashboards, and a Jaeger that the worker sends its traces to; `down` must know the profile, too.
+OBSERVED = {"COMPOSE_PROFILES": "observability", "OTLP_ENDPOINT": "http://jaeger:4318"}
 STOP_TIMEOUT_S = 90.0
 SILENCE_S = 15.0
 
@@ -37,8 +48,9 @@ class DockerStack:
     def __init__(self, folder: Path, is_cancelled: Callable[[], bool]) -> None:
         self._is_cancelled = is_cancelled
         self._log = folder / "docker.log"
-        wanted = (KAFKA_PORT, REDIS_PORT, SIDECAR_PORT)
-        self._kafka, self._redis, self._sidecar = (port if is_free(port) else free_ports(1)[0] for port in wanted)
+        wanted = (KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT)
+        found = [port if is_free(port) else free_ports(1)[0] for port in wanted]
+        self._kafka, self._redis, self._sidecar, self._prometheus, self._grafana, self._jaeger = found
         self._last_answer = time.monotonic()
 
     def env(self) -> Mapping[str, str]:
@@ -48,11 +60,19 @@ class DockerStack:
         return WorkerRef("worker-1", self._sidecar, os.getpid())
 
     def pages(self) -> Mapping[str, str]:
-        return {}
+        return {
+            "Prometheus": f"http://{LOOPBACK}:{self._prometheus}",
+            "Grafana": f"http://{LOOPBACK}:{self._grafana} (admin / admin)",
+            "Traces": f"http://{LOOPBACK}:{self._jaeger}",
+        }
 
     def ports(self) -> dict[str, str]:
         """Variables of compose.yaml."""
-        return {"KAFKA_PORT": str(self._kafka), "REDIS_PORT": str(self._redis), "SIDECAR_PORT": str(self._sidecar)}
+        ports = {
+            "KAFKA_PORT": self._kafka, "REDIS_PORT": self._redis, "SIDECAR_PORT": self._sidecar,
+            "PROMETHEUS_PORT": self._prometheus, "GRAFANA_PORT": self._grafana, "JAEGER_PORT": self._jaeger,
+        }  # fmt: skip
+        return {name: str(port) for name, port in ports.items()}
 
     def start(self, say: Say) -> None:
         """Build, start, wait until every service is healthy.
@@ -107,7 +127,7 @@ class DockerStack:
         out.parent.mkdir(parents=True, exist_ok=True)
         if output is None:
             out.unlink(missing_ok=True)
-        env = clean_environment() | self.ports()
+        env = clean_environment() | self.ports() | OBSERVED
         argv = ["docker", "compose", "--project-name", PROJECT, "--file", str(ROOT / "compose.yaml"), *words]
         process = ManagedProcess(Command(f"docker compose {words[0]}", argv, self._log, cwd=ROOT, env=env, stdout=out))
         process.start()

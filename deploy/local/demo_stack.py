@@ -17,7 +17,7 @@ from deploy.local.prometheus import LocalPrometheus, prometheus_is_there
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
 
-KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT = 9092, 6379, 8080, 9090
+KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = 9092, 6379, 8080, 9090, 3000, 16686
 READY_TIMEOUT_S = 90.0
 
 Say = Callable[[str], None]

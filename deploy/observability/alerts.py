@@ -52,6 +52,8 @@ ALERTS: Final = (
         "{{ $value | humanize }} dead letters a second, five times what there were before: a producer's release?", "dead-letters"),
     Alert("VeltrixDeadLetterIndexBehind", "veltrix_dead_letter_index_lag > 50000 or veltrix_dead_letter_index_connected == 0", "10m", "ticket",
         "The dead letter index does not follow: lists and counts are old. The letters themselves are safe in Kafka.", "dead-letters"),
+    Alert("VeltrixDeadLettersExpire", "max by (queue) (veltrix_dead_letter_oldest_pending_seconds) > scalar(max(veltrix_dead_letter_retention_seconds)) / 2", "1h", "ticket",
+        "The oldest dead letter of {{ $labels.queue }} is {{ $value | humanizeDuration }} old and nobody has dealt with it; Kafka deletes it at the retention.", "dead-letters"),
     Alert("VeltrixRetriesWait", "sum(veltrix_retry_waiting) > 0 and sum(increase(veltrix_retries_total[30m])) > 100", "30m", "ticket",
         "{{ $value }} events wait in retry tiers and more keep coming: a dependency is down.", "reference-data"),
     Alert("VeltrixLedgerResidue", "max by (agent, partition) (veltrix_ledger_residue) != 0", "0m", "page",

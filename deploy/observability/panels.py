@@ -155,6 +155,8 @@ DEAD_LETTERS: Final = Board("veltrix-dead-letters", "Veltrix / Dead letters", "W
         _graph("Waiting", "Not shrinking after the dependency is back: /api/v1/lanes.", "short", ("sum by (tier) (veltrix_retry_waiting)", "{{tier}}")),
     ),
     "Index": (
+        _graph("Letters by what was done about them", "pending grows: `veltrix dlq groups` says which bug.", "short", ("sum by (queue, status) (veltrix_dead_letter_queue_records)", "{{queue}} {{status}}"), needs="admin"),
+        _graph("Oldest that nobody dealt with", "Near the retention Kafka deletes it. Runbook dead-letters.", "s", ("max by (queue) (veltrix_dead_letter_oldest_pending_seconds)", "{{queue}}"), needs="admin"),
         _graph("Not indexed yet", "Lists and counts of `veltrix admin` are that much behind.", "short", ("veltrix_dead_letter_index_lag", _PER_INSTANCE), needs="admin"),
         _graph("Connected", "0: /readyz of `veltrix admin` says why.", "none", ("veltrix_dead_letter_index_connected", _PER_INSTANCE), needs="admin"),
     ),

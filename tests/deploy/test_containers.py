@@ -315,6 +315,6 @@ def test_the_worker_has_time_to_drain_before_it_is_killed() -> None:
 def test_the_demo_moves_exactly_the_ports_that_compose_lets_it_move(tmp_path: Path) -> None:
     variables = set(re.findall(r"\$\{(\w+_PORT):-\d+\}", (ROOT / "compose.yaml").read_text()))
 
-    assert variables == {"KAFKA_PORT", "REDIS_PORT", "SIDECAR_PORT"}
+    assert variables == {"KAFKA_PORT", "REDIS_PORT", "SIDECAR_PORT", "PROMETHEUS_PORT", "GRAFANA_PORT", "JAEGER_PORT"}
     assert set(DockerStack(tmp_path, lambda: False).ports()) == variables
     assert PROJECT.startswith(compose()["name"])

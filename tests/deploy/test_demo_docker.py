@@ -26,7 +26,7 @@ class FakeDocker:
 
     def behave(self, branches: dict[str, str]) -> None:
         cases = "".join(f"{command}) {code};;\n" for command, code in branches.items())
-        script = f'#!/bin/sh\necho "$KAFKA_PORT $@" >> {self.told}\nshift 5\ncase "$1" in\n{cases}*) ;;\nesac\n'
+        script = f'#!/bin/sh\necho "$KAFKA_PORT $COMPOSE_PROFILES $OTLP_ENDPOINT $@" >> {self.told}\nshift 5\ncase "$1" in\n{cases}*) ;;\nesac\n'
         (self.folder / "docker").write_text(script)
         (self.folder / "docker").chmod(0o755)
 
@@ -70,6 +70,14 @@ def test_compose_publishes_the_ports_that_the_tools_are_given(docker: FakeDocker
     port = docker.told.read_text().split()[0]
     assert stack.env()["VELTRIX_KAFKA_BOOTSTRAP"] == f"127.0.0.1:{port}"
     assert COMPOSE in docker.told.read_text()
+
+
+def test_the_demo_brings_dashboards_and_traces_with_it(docker: FakeDocker, stack: DockerStack) -> None:
+    stack.close()
+
+    assert docker.told.read_text().split()[1:3] == ["observability", "http://jaeger:4318"]
+    assert stack.pages().keys() == {"Prometheus", "Grafana", "Traces"}
+    assert f":{stack.ports()['GRAFANA_PORT']}" in stack.pages()["Grafana"]
 
 
 def test_an_image_that_cannot_be_built_is_shown(docker: FakeDocker, stack: DockerStack) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import fnmatch
 import http.server
 import json
@@ -16,6 +17,7 @@ import pytest
 import structlog
 import yaml
 
+from app.log_context import work_on
 from app.settings import load_settings
 from app.telemetry.ecs import ECS_VERSION
 from app.telemetry.logs import configure_logging
@@ -63,6 +65,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[dict[str, Any]]]:
         raise ValueError("broken")
     except ValueError:
         log.exception("unit_failed", partition="3")
+    contextvars.copy_context().run(log_in_a_traced_batch, log)
     logging.getLogger("aiokafka").warning("a sentence of a library")
     logging.getLogger("py.warnings").warning("a warning")
     yield [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -72,9 +75,27 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[dict[str, Any]]]:
     structlog.reset_defaults()
 
 
+def log_in_a_traced_batch(log: Any) -> None:
+    work = work_on("process_interactions", 3)
+    work.begin("interactions", 10, 20)
+    work.trace_id = "ab" * 16
+    log.info("event_emitted", message_id="m-1", offset=11)
+
+
+def test_a_line_from_within_a_batch_says_which_and_leads_to_its_trace(lines: list[dict[str, Any]]) -> None:
+    (line,) = [line for line in lines if line.get("event.action") == "event_emitted"]
+
+    told = {name: line[f"veltrix.{name}"] for name in ("agent", "topic", "partition", "offset", "batch", "message_id")}
+    assert told == {
+        "agent": "process_interactions", "topic": "interactions", "partition": 3, "offset": 11, "batch": "interactions:3:10-20",
+        "message_id": "m-1",
+    }  # fmt: skip
+    assert line["trace.id"] == "ab" * 16
+
+
 def test_every_field_of_a_real_line_is_ecs_or_ours_and_has_a_fitting_value(lines: list[dict[str, Any]]) -> None:
     published = ecs()
-    assert len(lines) == 5
+    assert len(lines) == 6
     for line in lines:
         assert line["ecs.version"] == ECS_VERSION
         for name, value in line.items():

@@ -79,6 +79,17 @@ CASES: Final[dict[str, Case]] = {
     "VeltrixDeadLetterIndexBehind": _gauge(
         "veltrix_dead_letter_index_lag", "60000x30", "60000x5 10x30", 'job="veltrix-admin"', at=20
     ),
+    "VeltrixDeadLettersExpire": Case(
+        {
+            'veltrix_dead_letter_oldest_pending_seconds{queue="dlq.veltrix.interactions",job="veltrix-admin"}': "1400000+60x90",
+            'veltrix_dead_letter_retention_seconds{job="veltrix-admin"}': "2592000x90",
+        },
+        {
+            'veltrix_dead_letter_oldest_pending_seconds{queue="dlq.veltrix.interactions",job="veltrix-admin"}': "1000000+60x90",
+            'veltrix_dead_letter_retention_seconds{job="veltrix-admin"}': "2592000x90",
+        },
+        at=80,
+    ),
     "VeltrixRetriesWait": Case(
         {
             f'veltrix_retry_waiting{{tier="t",partition="0",{W}}}': "50x120",

@@ -45,8 +45,13 @@ def test_what_a_producer_decided_holds_whatever_the_ratio() -> None:
 def test_no_more_than_the_budget_is_chosen_and_it_fills_again_with_time() -> None:
     now = [0.0]
     sampler = Sampler(1.0, 10, lambda: now[0])
-    assert [len(sampler.choose(records(6), {})) for _ in range(3)] == [6, 4, 0]
+    assert [len(sampler.choose(records(count), {})) for count in (6, 3, 1, 1)] == [6, 3, 1, 0]
     now[0] = 0.5
-    assert len(sampler.choose(records(6), {})) == 5
+    assert len(sampler.choose(records(5), {})) == 5
     now[0] = 100.0
-    assert len(sampler.choose(records(100), {})) == 10
+    assert len(sampler.choose(records(100), {})) == 10, "a micro-batch with more of them than the whole budget"
+
+
+def test_a_micro_batch_is_recorded_with_all_that_are_chosen_or_not_at_all() -> None:
+    sampler = Sampler(1.0, 10, lambda: 0.0)
+    assert [len(sampler.choose(records(count), {})) for count in (6, 6, 4)] == [6, 0, 4]

@@ -52,6 +52,10 @@ class DeadLetterIndex:
         """Every queue: what Kafka holds, and what of it is still to be done."""
         return [await self.look(partial(_with_index, queue=queue)) for queue in await self._kafka.queues()]
 
+    async def pending(self, queue: str) -> tuple[dict[str, int], int | None]:
+        """Letters by status, and when the oldest pending one failed (epoch ms)."""
+        return await self.look(lambda index: (index.statuses(queue), index.oldest_ms(queue, "pending")))
+
     async def records(self, queue: str, limit: int = 50, cursor: str | None = None, filters: Filters | None = None) -> Page:
         """One page, newest first.
 

@@ -1,0 +1,57 @@
+"""What `veltrix admin` says of its queues."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from app.telemetry.catalogue import Catalogue
+from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
+
+
+class FakeFollower:
+    added = 3
+    problem: str | None = None
+    lag: int | None = None
+
+
+async def watched(numbers: QueueNumbers) -> CollectorRegistry:
+    """A registry whose metrics have looked once."""
+    registry = CollectorRegistry()
+    metrics = IndexMetrics(Catalogue(registry), FakeFollower(), 30 * 86_400_000)
+
+    async def look() -> dict[str, QueueNumbers]:
+        return {"dlq.veltrix.interactions": numbers}
+
+    watching = asyncio.create_task(metrics.watch(look))
+    await asyncio.sleep(0)
+    watching.cancel()
+    return registry
+
+
+async def test_letters_are_counted_by_what_was_done_about_them() -> None:
+    registry = await watched(QueueNumbers({"pending": 5, "replayed": 2}, None))
+
+    counts = {status: value(registry, "veltrix_dead_letter_queue_records", status=status) for status in ("pending", "replayed")}
+    assert counts == {"pending": 5, "replayed": 2}
+
+
+async def test_a_queue_in_which_nothing_is_pending_says_so_with_zeros() -> None:
+    registry = await watched(QueueNumbers({}, None))
+
+    assert value(registry, "veltrix_dead_letter_queue_records", status="pending") == 0
+    assert value(registry, "veltrix_dead_letter_oldest_pending_seconds") == 0
+
+
+async def test_the_age_of_the_oldest_pending_one_grows_between_two_looks() -> None:
+    registry = await watched(QueueNumbers({"pending": 1}, int((time.time() - 100) * 1000)))
+
+    assert value(registry, "veltrix_dead_letter_oldest_pending_seconds") == pytest.approx(100, abs=5)
+    assert registry.get_sample_value("veltrix_dead_letter_retention_seconds") == 30 * 86_400
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    return registry.get_sample_value(name, {"queue": "dlq.veltrix.interactions", **labels})
