@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from deploy.local.ports import LOOPBACK, free_ports
 from deploy.local.prometheus import LocalPrometheus
 from deploy.local.worker_process import ROOT, http_get
 from deploy.observability.panels import Panel, boards
@@ -81,14 +82,13 @@ def ask_exemplars(prometheus: LocalPrometheus, expr: str) -> set[str]:
 def test_panels_of_optional_parts_give_data_where_those_are_there(
     topics: MakeTopics, worker: StartWorker, prometheus: LocalPrometheus, tmp_path: Path
 ) -> None:
-    """Two workers with standbys, events that wait for a database without tables, lookups that are asked, and `veltrix admin`."""
+    """Two workers with standbys, events that wait for a database that is away, lookups that are asked, and `veltrix admin`."""
     strict = tmp_path / "strict.toml"
     strict.write_text((ROOT / "app/enrichment/default.toml").read_text().replace('policy = "pass"', 'policy = "retry"'))
     settings = topics(
         standby_replicas=1, enrichment_enabled=True, reference_file=str(strict), retry_delays="1s",
-        reference_url=f"sqlite:///{tmp_path / 'empty.sqlite'}", redis_url="",
+        reference_url=f"postgresql://nobody@{LOOPBACK}:{free_ports(1)[0]}/gone", redis_url="",
     )  # fmt: skip
-    Path(settings.reference_url.removeprefix("sqlite:///")).touch()
     workers, admin = [worker(settings), worker(settings)], Admin(settings, tmp_path / "admin")
     admin.process.start()
     try:
