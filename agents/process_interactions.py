@@ -61,6 +61,7 @@ class Rules:
             max_age_ms=settings.max_age_ms,
             max_ahead_ms=settings.max_ahead_ms,
             partitions=settings.partitions,
+            detailed=settings.sessions_enabled or settings.windows_enabled,
         )
         return cls(
             limits,

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from app.domain.details import DetailedEvent
 from app.domain.errors import Reason, Rejection
 from app.domain.events import Event
 
@@ -16,6 +17,7 @@ from app.domain.events import Event
 MAX_DEPTH: Final = 512
 
 _decode_event: Final = msgspec.json.Decoder(Event).decode
+_decode_detailed: Final = msgspec.json.Decoder(DetailedEvent).decode
 _check_syntax: Final = msgspec.json.Decoder(msgspec.Raw).decode
 _encode: Final = msgspec.json.Encoder().encode
 _STRINGS: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
@@ -31,6 +33,8 @@ class Limits:
     max_age_ms: int
     max_ahead_ms: int
     partitions: int
+    detailed: bool = False
+    """Read what sessions and windows want to know with the event (``details``), where it has the right types"""
 
 
 def decode(value: bytes | None, limits: Limits) -> Event | Rejection:
@@ -45,6 +49,11 @@ def decode(value: bytes | None, limits: Limits) -> Event | Rejection:
         return Rejection(Reason.NESTED_TOO_DEEP, f"more than {MAX_DEPTH} levels of nesting")
     if not value.isascii() and (rejection := _not_utf8(value)) is not None:
         return rejection
+    if limits.detailed:
+        try:
+            return _decode_detailed(value)
+        except msgspec.MsgspecError:
+            pass  # details of another type are no reason to refuse it; any other defect is found again below
     try:
         return _decode_event(value)
     except msgspec.ValidationError as exc:

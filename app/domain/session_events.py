@@ -1,7 +1,8 @@
 """What sessions and windows want to know of an event: its name, its page, its order, its items.
 
-These fields are read from the record's bytes a second time, instead of with every event: most agents do not need
-them, and a revenue of the wrong type is no reason to refuse an event. What has no usable type counts as absent.
+Where sessions or windows are counted these fields come with the event (``details``). Else, and for an event in which one of
+them has another type, they are read from the record's bytes a second time: a revenue of the wrong type is no reason to
+refuse an event. What has no usable type counts as absent.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import msgspec
 
 from app.domain.amounts import micros
 from app.domain.clickstream import OTHER_CODE, TRACK, TRACK_CODES, TYPE_CODES
+from app.domain.details import Context, DetailedEvent, DetailedProperties, Line, Page
 from app.domain.events import Interaction
 
 NameCode = int | str
@@ -53,35 +55,13 @@ class SessionEvent(msgspec.Struct, frozen=True, gc=False):
     lines: tuple[ItemLine, ...] = ()
 
 
-class _Page(msgspec.Struct, frozen=True, gc=False):
-    path: str | None = None
-
-
-class _Context(msgspec.Struct, frozen=True, gc=False):
-    page: _Page | None = None
-
-
-class _Line(msgspec.Struct, frozen=True, gc=False):
-    product_id: str | int | None = None
-    quantity: int | float | None = None
-    price: int | float | str | None = None
-    category: str | None = None
-
-
-class _Properties(_Line, frozen=True, gc=False):
-    path: str | None = None
-    revenue: int | float | str | None = None
-    total: int | float | str | None = None
-    products: list[_Line] | None = None
-
-
 class _Call(msgspec.Struct, frozen=True, gc=False):
     name: str | None = None
-    context: _Context | None = None
-    properties: _Properties | None = None
+    context: Context | None = None
+    properties: DetailedProperties | None = None
 
 
-_NO_PROPERTIES: Final = _Properties()
+_NO_PROPERTIES: Final = DetailedProperties()
 _decode: Final = msgspec.json.Decoder(_Call).decode
 _decode_any: Final = msgspec.json.Decoder().decode
 
@@ -93,17 +73,22 @@ def session_event(interaction: Interaction, value: bytes, conversions: frozenset
         value: the record's value, which ``interaction`` was decoded from.
         conversions: names that make a session a converted one.
     """
-    try:
-        call = _decode(value)
-    except msgspec.ValidationError:
-        call = _lenient(_decode_any(value))
     event, name = interaction.event, name_of(interaction)
+    call = event if isinstance(event, DetailedEvent) else _read(value)
     context, properties = call.context, call.properties or _NO_PROPERTIES
     page = context.page.path if context is not None and context.page is not None else None
     page = page or properties.path or (call.name if event.type != TRACK else None)
     order = _order(properties) if name == ORDER_COMPLETED else None
     lines = _lines(properties) if interaction.items else ()
     return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order, lines)
+
+
+def _read(value: bytes) -> _Call:
+    """What a plain event leaves out."""
+    try:
+        return _decode(value)
+    except msgspec.ValidationError:
+        return _lenient(_decode_any(value))
 
 
 def name_of(interaction: Interaction) -> NameCode:
@@ -115,7 +100,7 @@ def name_of(interaction: Interaction) -> NameCode:
     return TRACK_CODES.get(name) or (name if len(name) <= MAX_NAME_CHARS else OTHER_CODE)
 
 
-def _lines(properties: _Properties) -> tuple[ItemLine, ...]:
+def _lines(properties: DetailedProperties) -> tuple[ItemLine, ...]:
     """Its own item, then those of its list; lines without an id left out."""
     own = _item_line(properties)
     if not properties.products:
@@ -123,14 +108,14 @@ def _lines(properties: _Properties) -> tuple[ItemLine, ...]:
     return tuple(line for line in (own, *map(_item_line, properties.products)) if line is not None)
 
 
-def _item_line(line: _Line) -> ItemLine | None:
+def _item_line(line: Line | DetailedProperties) -> ItemLine | None:
     product_id, category = line.product_id, line.category
     if product_id is None or product_id == "":
         return None
     return ItemLine(str(product_id), _units(line.quantity), line.price, category[:MAX_CATEGORY_CHARS] if category else None)
 
 
-def _order(properties: _Properties) -> Order:
+def _order(properties: DetailedProperties) -> Order:
     revenue = micros(properties.revenue)
     if revenue is None:
         revenue = micros(properties.total) or 0
@@ -153,23 +138,23 @@ def _lenient(call: Any) -> _Call:
     lines, own = properties.get("products"), _line(properties)
     return _Call(
         _text(_mapping(call).get("name")),
-        _Context(_Page(_text(page.get("path")))),
-        _Properties(
-            own.product_id,
-            own.quantity,
-            own.price,
-            own.category,
-            _text(properties.get("path")),
-            _number_or_text(properties.get("revenue")),
-            _number_or_text(properties.get("total")),
-            [_line(_mapping(line)) for line in lines] if isinstance(lines, list) else None,
+        Context(Page(_text(page.get("path")))),
+        DetailedProperties(
+            product_id=own.product_id,
+            quantity=own.quantity,
+            price=own.price,
+            category=own.category,
+            path=_text(properties.get("path")),
+            revenue=_number_or_text(properties.get("revenue")),
+            total=_number_or_text(properties.get("total")),
+            products=tuple(_line(_mapping(line)) for line in lines) if isinstance(lines, list) else None,
         ),
     )
 
 
-def _line(line: dict[str, Any]) -> _Line:
+def _line(line: dict[str, Any]) -> Line:
     product_id, quantity = _number_or_text(line.get("product_id")), _number_or_text(line.get("quantity"))
-    return _Line(
+    return Line(
         None if isinstance(product_id, float) else product_id,
         None if isinstance(quantity, str) else quantity,
         _number_or_text(line.get("price")),
