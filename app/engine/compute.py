@@ -249,7 +249,7 @@ class Computer:
         """Size of ``writes`` in the changelog; raises when the result cannot be used as it is."""
         if not effects.covers(records):
             raise UnaccountedRecords(self._lane, len(records), effects.outcomes())
-        largest = _largest([*(output for _, output in effects.outputs), *effects.published], self._limit - _OUTPUT_OVERHEAD)
+        largest = _largest([output for _, output in effects.outputs] + effects.published, self._limit - _OUTPUT_OVERHEAD)
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
         size = sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
+import structlog
+
 from app.telemetry import catalogue as m
+
+log = structlog.get_logger(__name__)
 
 #: Numbers of the queues are this old at most, seconds.
 REFRESH_S: Final = 5.0
@@ -42,9 +47,13 @@ class IndexMetrics:
         catalogue.add(self)
 
     async def watch(self, look: Callable[[], Awaitable[Mapping[str, QueueNumbers]]]) -> None:
-        """Ask for the queues' numbers again and again, until cancelled."""
+        """Ask for the queues' numbers again and again, until cancelled. An index that cannot be read has none."""
         while True:
-            self._queues = await look()
+            try:
+                self._queues = await look()
+            except sqlite3.Error as exc:
+                log.warning("queue_numbers_unknown", reason=str(exc))
+                self._queues = {}
             await asyncio.sleep(REFRESH_S)
 
     def readings(self) -> Iterator[m.Reading]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import sqlite3
 import time
 
 import pytest
@@ -51,6 +53,28 @@ async def test_the_age_of_the_oldest_pending_one_grows_between_two_looks() -> No
 
     assert value(registry, "veltrix_dead_letter_oldest_pending_seconds") == pytest.approx(100, abs=5)
     assert registry.get_sample_value("veltrix_dead_letter_retention_seconds") == 30 * 86_400
+
+
+async def test_an_index_that_cannot_be_read_gives_no_numbers_and_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.telemetry.dead_letters.REFRESH_S", 0)
+    registry = CollectorRegistry()
+    metrics = IndexMetrics(Catalogue(registry), FakeFollower(), 1)
+    answers = itertools.cycle([{"q": QueueNumbers({"pending": 1}, None)}, None])
+    seen, enough = list[float | None](), asyncio.Event()
+
+    async def look() -> dict[str, QueueNumbers]:
+        seen.append(registry.get_sample_value("veltrix_dead_letter_queue_records", {"queue": "q", "status": "pending"}))
+        if len(seen) == 4:
+            enough.set()
+        answer = next(answers)
+        if answer is None:
+            raise sqlite3.OperationalError("unable to open database file")
+        return answer
+
+    watching = asyncio.create_task(metrics.watch(look))
+    await enough.wait()
+    watching.cancel()
+    assert seen[:4] == [None, 1, None, 1]
 
 
 def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
