@@ -153,13 +153,8 @@ def _begin(batch: Batch[Rules], user_keys: set[str], joined: Joined) -> _Work:
 
 def _fold(work: _Work, valid: list[tuple[Record, Interaction]], effects: Effects) -> None:
     """Each valid event, in order, is a duplicate or the next of its user."""
-    clock, joined, derive, number, expiry_ms = (
-        work.clock,
-        work.joined,
-        work.derived.add,
-        work.profiles.add,
-        work.rules.user_expiry_ms,
-    )
+    clock, joined, expiry_ms = work.clock, work.joined, work.rules.user_expiry_ms
+    number, derive = work.profiles.add, work.derived.add
     observe, emit = clock.watermark.observe, effects.emit
     for record, interaction in valid:
         timestamp, headers, event = record.timestamp, record.headers, interaction.event

@@ -41,11 +41,9 @@ class Work:
         return found
 
 
-def work_on(agent: str, partition: int) -> Work:
-    """What this task works on, from now on; tasks that it begins inherit it."""
-    work = Work(agent, partition)
+def work_on(work: Work) -> None:
+    """This is what the task works on from now on; tasks that it begins inherit it."""
     _WORK.set(work)
-    return work
 
 
 def current_fields() -> dict[str, object]:

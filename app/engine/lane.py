@@ -147,7 +147,7 @@ class Lane:
     # -- compute ----------------------------------------------------------------------------------
 
     async def _compute(self) -> None:
-        self._working = work_on(self.id.agent, self.id.partition)
+        work_on(self._working)
         while True:
             self._take_due()
             while not self.closing and (not self._may_take() or self._run_in_s() != 0.0 or self._is_full()):

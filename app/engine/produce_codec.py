@@ -1,7 +1,7 @@
 """Produce requests, written by hand.
 
-aiokafka's schema classes join the records of a request once per level of its structure: six copies of half a megabyte and
-a tenth of what sending costs under load. ``install`` replaces the encoder for the process and for version 7, which every
+aiokafka's schema classes join the records of a request once per level of its structure: six copies of half a megabyte, 4 %
+of a worker under drain (measured). ``install`` replaces the encoder for the process and for version 7, which every
 broker since Kafka 2.1 speaks; other versions stay aiokafka's. A property test compares both.
 """
 

@@ -123,11 +123,11 @@ class LookupWriter:
         followed = self._lanes.get(lane)
         if followed is None:
             return
-        self._later.note()
         loss = followed.offer(writes, stamp, source_offset, previous)
         if loss is not None:
             self._lose(followed, loss)
         elif followed.state == "live":
+            self._later.note()
             self._wake.set()
 
     async def lane_stopped(self, lane: LaneId) -> None:

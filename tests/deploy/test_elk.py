@@ -17,7 +17,7 @@ import pytest
 import structlog
 import yaml
 
-from app.log_context import work_on
+from app.log_context import Work, work_on
 from app.settings import load_settings
 from app.telemetry.ecs import ECS_VERSION
 from app.telemetry.logs import configure_logging
@@ -76,7 +76,8 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[list[dict[str, Any]]]:
 
 
 def log_in_a_traced_batch(log: Any) -> None:
-    work = work_on("process_interactions", 3)
+    work = Work("process_interactions", 3)
+    work_on(work)
     work.begin("interactions", 10, 20)
     work.trace_id = "ab" * 16
     log.info("event_emitted", message_id="m-1", offset=11)
