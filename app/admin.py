@@ -40,9 +40,9 @@ from app.sidecar.access import Access, Everybody, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
 from app.sidecar.server import SidecarBindError, SidecarServer
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
 from app.telemetry.engine import BuildInfo
+from app.telemetry.exposition import Catalogue
 from app.telemetry.logs import configure_logging
 from app.topic_admin import TopicAdminError, open_admin
 from app.topics import (

@@ -19,8 +19,8 @@ from app.lookups.reader import NoTables, RedisLookupReader
 from app.settings import Settings, SettingsError, load_settings
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.sidecar.serving import create_lookup_server
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import BuildInfo
+from app.telemetry.exposition import Catalogue
 from app.telemetry.logs import configure_logging
 from app.telemetry.lookups import LookupReads
 

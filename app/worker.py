@@ -50,9 +50,9 @@ from app.sidecar.hot_lookups import HotLookups
 from app.sidecar.references import NoReferences
 from app.sidecar.server import SidecarBindError
 from app.sidecar.service import SidecarService
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.disk import DiskMetrics
 from app.telemetry.engine import BuildInfo, EngineMetrics
+from app.telemetry.exposition import Catalogue
 from app.telemetry.live import LiveNumbers
 from app.telemetry.logs import configure_logging, logging_config
 from app.telemetry.lookups import LookupMetrics, LookupReads

@@ -91,6 +91,7 @@ class Effects:
         "late_events",
         "outputs",
         "published",
+        "reached",
         "retries",
         "retrying",
         "steps",
@@ -105,6 +106,7 @@ class Effects:
         self.retries: list[tuple[Record, Failure, Retry]] = []
         self.late_events: dict[str, int] = {}
         self.steps: dict[str, float] = {}
+        self.reached: dict[str, float] = {}
         self.emitted = 0
         self.duplicates = 0
         self.dropped = 0
@@ -151,7 +153,7 @@ class Effects:
 
     def step(self, name: str, since: float) -> float:
         """What the body has done since then, for the metrics. Both are ``time.perf_counter()`` seconds; returns now."""
-        now = time.perf_counter()
+        now = self.reached[name] = time.perf_counter()
         self.steps[name] = self.steps.get(name, 0.0) + now - since
         return now
 

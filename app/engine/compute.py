@@ -107,6 +107,8 @@ class Computed:
     """events that came too late, by result"""
     steps: dict[str, float] = field(default_factory=dict)
     """seconds that the body says it spent, by step"""
+    reached: dict[str, float] = field(default_factory=dict)
+    """when the body was last done with a step (``perf_counter``)"""
     writes: dict[bytes, bytes | None] = field(default_factory=dict)
     runs: int = 0
     """How many runs of the body are in it"""
@@ -131,6 +133,7 @@ class Computed:
             self.late[result] = self.late.get(result, 0) + count
         for step, seconds in effects.steps.items():
             self.steps[step] = self.steps.get(step, 0.0) + seconds
+        self.reached |= effects.reached
         self.emitted += effects.emitted
         self.duplicates += effects.duplicates
         self.dropped += effects.dropped

@@ -56,6 +56,11 @@ class Settlement:
         traces = [unit.computed.trace for unit in self.units if unit.computed.trace is not None]
         return traces[-1].current() if traces else nullcontext()
 
+    def mark_produced(self) -> None:
+        """The outputs are with the Kafka client, within a transaction."""
+        for unit in self.units:
+            unit.mark_produced()
+
     def mark_visible(self) -> None:
         """Outputs can be read from now on (they were held back until a transaction was committed)."""
         for unit in self.units:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Final, Literal, Protocol
 
 from app.engine.api import LaneId
 
 Phase = Literal["starting", "joining", "recovering", "running", "rebalancing", "stopping"]
-#: How far a record has come: fetched from Kafka, taken into a micro-batch, computed, its outputs acknowledged, its state stored.
-Stage = Literal["fetched", "taken", "computed", "visible", "durable"]
+#: How far a record has come: fetched from Kafka, taken into a micro-batch, decoded, joined with reference data, its new state
+#: computed, its outputs handed to the Kafka client, readable by others, its state stored. ``AGENT_STAGES`` are there if its
+#: agent's body tells of them.
+Stage = Literal["fetched", "taken", "decoded", "enriched", "computed", "produced", "visible", "durable"]
+#: What a record has reached when the agent's body is done with a step (``Effects.step``).
+AGENT_STAGES: Final[Mapping[str, Stage]] = {"decode": "decoded", "enrich": "enriched"}
 BreakerState = Literal["closed", "open", "half_open"]
 
 

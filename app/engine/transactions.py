@@ -211,6 +211,8 @@ class TransactionGroup:
             part.base = -1
         await self._producer.begin_transaction()
         sends = [send for _, built in batches for send in await self._send(built)]
+        for part in work:
+            part.settlement.mark_produced()
         answers = await asyncio.gather(*sends, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):

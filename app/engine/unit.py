@@ -10,7 +10,7 @@ from app.engine.api import DeadLetterEncoder, Failure, LaneId, Record
 from app.engine.compute import Computed
 from app.engine.marker import Marker
 from app.engine.producing import Ack
-from app.engine.status import Stage, UnitReport
+from app.engine.status import AGENT_STAGES, Stage, UnitReport
 from app.engine.tracing import DurableUnit, RunTrace
 from app.engine.writer import Addressed, TopicBatches, add_outputs
 from app.topics import DEAD_LETTER_MAX_BYTES
@@ -21,12 +21,12 @@ class Unit:
 
     __slots__ = (
         "_acks", "_on_acked", "_waiting", "changelog_bytes", "changelog_records", "computed", "computed_at", "fetched_at", "marker",
-        "started", "visible_at",
+        "produced_at", "started", "visible_at",
     )  # fmt: skip
 
     def __init__(self, computed: Computed, started: float, fetched_at: float) -> None:
         self.computed = computed
-        self.started = self.computed_at = self.visible_at = started
+        self.started = self.computed_at = self.produced_at = self.visible_at = started
         self.fetched_at = fetched_at
         self.marker = Marker()
         self.changelog_records = self.changelog_bytes = 0
@@ -45,6 +45,7 @@ class Unit:
 
     def watch(self, acks: list[Ack], on_acked: Callable[[], None]) -> None:
         """Wait for ``acks`` without a task; ``on_acked`` is called when the last one is in."""
+        self.mark_produced()
         self._acks, self._on_acked, self._waiting = acks, on_acked, len(acks) + 1
         for ack in acks:
             ack.add_done_callback(self._one_acked)
@@ -55,6 +56,10 @@ class Unit:
         if self._waiting == 0:
             self.mark_visible()
             self._on_acked()
+
+    def mark_produced(self) -> None:
+        """The outputs are encoded and with the Kafka client."""
+        self.produced_at = time.perf_counter()
 
     def mark_visible(self) -> None:
         """Others can read the outputs from now on."""
@@ -104,13 +109,10 @@ class Unit:
     def _reached(self, done_at: float, per_s: int) -> dict[Stage, int]:
         """Wall clock of each stage, in units of which a second has so many: one reading of it, and the monotonic times since."""
         now = time.time_ns() * (per_s / 1_000_000_000)
-        return {
-            "fetched": int(now - (done_at - self.fetched_at) * per_s),
-            "taken": int(now - (done_at - self.started) * per_s),
-            "computed": int(now - (done_at - self.computed_at) * per_s),
-            "visible": int(now - (done_at - self.visible_at) * per_s),
-            "durable": int(now),
-        }
+        moments: dict[Stage, float] = {"fetched": self.fetched_at, "taken": self.started}
+        moments |= {stage: self.computed.reached[step] for step, stage in AGENT_STAGES.items() if step in self.computed.reached}
+        moments |= {"computed": self.computed_at, "produced": self.produced_at, "visible": self.visible_at, "durable": done_at}
+        return {stage: int(now - (done_at - at) * per_s) for stage, at in moments.items()}
 
 
 def output_batches(

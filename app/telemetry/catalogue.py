@@ -1,24 +1,13 @@
 """The one metrics catalogue: every metric of Veltrix, what it means and what to do when it moves.
 
 Nothing here is written per event or even per unit. The parts of the process keep plain numbers; a ``Source``
-turns them into readings when ``/metrics`` is scraped, and ``Catalogue`` puts the declared name, kind, labels
+turns them into readings when ``/metrics`` is scraped, and ``app.telemetry.exposition`` puts the declared name, kind, labels
 and help around them. Labels are bounded: topics, partitions, agents and named reasons; never a key or a text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import Literal, Protocol
-
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-from prometheus_client.core import Metric as Family
-from prometheus_client.registry import Collector
-
-from app.telemetry.histogram import Histogram
-
-Kind = Literal["counter", "gauge", "histogram", "info"]
+from app.telemetry.metric import Metric
 
 #: 1 ms to 60 s: the goal is p99 below 60 ms, a drain or an outage shows in the upper half.
 LATENCY_BUCKETS = (
@@ -27,34 +16,6 @@ LATENCY_BUCKETS = (
 RECORD_BUCKETS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 BYTE_BUCKETS = tuple(1024 * 4**power for power in range(7))
 LAG_BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Metric:
-    """One declared metric. ``name`` is the one people query; ``meaning`` and ``action`` become its help text."""
-
-    name: str
-    kind: Kind
-    meaning: str
-    action: str
-    labels: tuple[str, ...] = ()
-    unit: str = ""
-    bounds: tuple[float, ...] = ()
-
-    @property
-    def help(self) -> str:
-        """What it says and what to do when it moves."""
-        return f"{self.meaning} {self.action}"
-
-
-Reading = tuple[Metric, tuple[str, ...], float | Histogram | Mapping[str, str]]
-
-
-class Source(Protocol):
-    """A part of the process that can say its numbers. Called on the event loop, once per scrape; must be cheap."""
-
-    def readings(self) -> Iterable[Reading]: ...
-
 
 # One shape for all: name, kind, meaning, action, then labels, unit, bounds.
 # fmt: off
@@ -68,8 +29,8 @@ CONSUMED = Metric(
 )
 LATENCY = Metric(
     "veltrix_event_latency_seconds", "histogram",
-    "From the record's timestamp to each stage: fetched from Kafka, taken into a micro-batch, computed, visible (outputs acknowledged), durable (state stored).",
-    "The first stage that rises is the slow one. fetched: Kafka, or lag (add workers). taken: this worker is busy. computed: the agent. visible: the broker.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
+    "From the record's timestamp to each stage: fetched from Kafka, taken into a micro-batch, decoded, enriched (reference data), computed (state), produced (outputs with the Kafka client), visible (acknowledged; committed), durable (state stored).",
+    "The first stage that rises is the slow one. fetched: Kafka, or lag (add workers). taken: this worker is busy. enriched: reference data. computed: the agent. visible: the broker.", ("source", "stage"), "seconds", LATENCY_BUCKETS,
 )
 OUTPUTS = Metric(
     "veltrix_outputs_total", "counter", "Records published, by topic; dead letters and retries have counters of their own.",
@@ -335,58 +296,3 @@ REFERENCE_CHANGES = Metric(
 
 #: Every metric declared above, in this order.
 METRICS: tuple[Metric, ...] = tuple(value for value in list(globals().values()) if isinstance(value, Metric))
-
-
-class Catalogue(Collector):
-    """All declared metrics on one registry, with the standard process, GC and platform metrics.
-
-    Raises:
-        ValueError: the registry already holds one of the names.
-    """
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        self.registry = registry
-        self._sources: list[Source] = []
-        registry.register(self)
-        ProcessCollector(registry=registry)
-        GCCollector(registry=registry)
-        PlatformCollector(registry=registry)
-
-    def add(self, source: Source) -> None:
-        """Ask ``source`` for its numbers at each scrape."""
-        self._sources.append(source)
-
-    def describe(self) -> Iterable[Family]:
-        """Names for the registry's collision check, without asking the sources."""
-        return [_family(metric) for metric in METRICS]
-
-    def collect(self) -> Iterable[Family]:
-        """Every declared family, with the samples of all sources. KeyError: a source reads an undeclared metric."""
-        families = {metric.name: _family(metric) for metric in METRICS}
-        for source in self._sources:
-            for metric, labels, value in source.readings():
-                _add(families[metric.name], labels, value)
-        return families.values()
-
-
-def _family(metric: Metric) -> Family:
-    match metric.kind:
-        case "counter":
-            return CounterMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-        case "gauge":
-            return GaugeMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-        case "histogram":
-            return HistogramMetricFamily(metric.name, metric.help, labels=metric.labels, unit=metric.unit)
-        case "info":
-            return InfoMetricFamily(metric.name.removesuffix("_info"), metric.help, labels=())
-
-
-def _add(family: Family, labels: tuple[str, ...], value: float | Histogram | Mapping[str, str]) -> None:
-    if isinstance(family, HistogramMetricFamily) and isinstance(value, Histogram):
-        family.add_metric(labels, value.buckets_with_exemplars(), value.total)
-    elif isinstance(family, InfoMetricFamily) and isinstance(value, Mapping):
-        family.add_metric(labels, dict(value))
-    elif isinstance(family, (CounterMetricFamily, GaugeMetricFamily)) and isinstance(value, (int, float)):
-        family.add_metric(labels, value)
-    else:
-        raise TypeError(f"{family.name}: a {type(value).__name__} is no reading of a {family.type}")

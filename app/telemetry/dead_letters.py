@@ -12,6 +12,8 @@ from typing import Final, Protocol
 import structlog
 
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
+from app.telemetry.metric import Reading
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ class QueueNumbers:
 class IndexMetrics:
     """Lag and size of the index, and its queues. ``retention_ms``: of our own queues."""
 
-    def __init__(self, catalogue: m.Catalogue, follower: Follower, retention_ms: int) -> None:
+    def __init__(self, catalogue: Catalogue, follower: Follower, retention_ms: int) -> None:
         self._follower = follower
         self._retention_s = retention_ms / 1000
         self._queues: Mapping[str, QueueNumbers] = {}
@@ -56,7 +58,7 @@ class IndexMetrics:
                 self._queues = {}
             await asyncio.sleep(REFRESH_S)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         yield m.INDEX_ADDED, (), self._follower.added
         yield m.INDEX_CONNECTED, (), float(self._follower.problem is None)
         yield m.QUEUE_RETENTION, (), self._retention_s

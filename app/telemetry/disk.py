@@ -7,16 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
+from app.telemetry.metric import Reading
 
 
 class DiskMetrics:
     """Asks the file system of ``directory`` at each scrape; says nothing while that does not exist."""
 
-    def __init__(self, catalogue: m.Catalogue, directory: Path) -> None:
+    def __init__(self, catalogue: Catalogue, directory: Path) -> None:
         self._directory = directory
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         if self._directory.is_dir():
             usage = shutil.disk_usage(self._directory)
             yield m.DISK_FREE, (), usage.free

@@ -10,6 +10,8 @@ from typing import get_args
 
 from app.engine.status import EngineStatus, LaneStatus, Phase
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
+from app.telemetry.metric import Reading
 
 
 class EngineMetrics:
@@ -17,7 +19,7 @@ class EngineMetrics:
 
     def __init__(
         self,
-        catalogue: m.Catalogue,
+        catalogue: Catalogue,
         engine: EngineStatus,
         newest_ms: Callable[[str, int], int | None] = lambda _topic, _partition: None,
     ) -> None:
@@ -25,7 +27,7 @@ class EngineMetrics:
         self._engine, self._newest_ms = engine, newest_ms
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         statuses = self._engine.lanes()
         lanes = {status.lane: status for status in statuses}  # one of a lane's topics tells what they share
         yield m.ASSIGNED, (), len(lanes)
@@ -47,14 +49,14 @@ class EngineMetrics:
             if standby.lag >= 0:  # an unknown lag is absent, not 0
                 yield m.STANDBY_LAG, (standby.lane.agent, str(standby.lane.partition)), standby.lag
 
-    def _lag_seconds(self, lane: LaneStatus) -> Iterator[m.Reading]:
+    def _lag_seconds(self, lane: LaneStatus) -> Iterator[Reading]:
         newest_ms = self._newest_ms(lane.topic, lane.lane.partition)
         if not lane.is_tier and newest_ms is not None and lane.end_offset >= 0:
             seconds = max(0.0, time.time() - newest_ms / 1000) if lane.lag else 0.0
             yield m.LAG_SECONDS, (lane.topic, str(lane.lane.partition)), seconds
 
 
-def _source(lane: LaneStatus) -> Iterator[m.Reading]:
+def _source(lane: LaneStatus) -> Iterator[Reading]:
     source = (lane.topic, str(lane.lane.partition))
     if lane.end_offset >= 0 and lane.next_offset >= 0:  # an unknown lag is absent, not 0
         yield m.RETRY_WAITING if lane.is_tier else m.CONSUMER_LAG, source, lane.lag
@@ -62,7 +64,7 @@ def _source(lane: LaneStatus) -> Iterator[m.Reading]:
         yield m.COMMIT_AGE, source, lane.seconds_since_commit
 
 
-def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
+def _lane(lane: LaneStatus) -> Iterator[Reading]:
     owner = (lane.lane.agent, str(lane.lane.partition))
     yield m.STATE_KEYS, owner, lane.state_keys
     for view, count in lane.waiting.items():
@@ -74,7 +76,7 @@ def _lane(lane: LaneStatus) -> Iterator[m.Reading]:
     yield m.BREAKER_OPENINGS, owner, lane.breaker.openings
 
 
-def _ledger(lane: LaneStatus) -> Iterator[m.Reading]:
+def _ledger(lane: LaneStatus) -> Iterator[Reading]:
     owner, ledger = (lane.lane.agent, str(lane.lane.partition)), lane.ledger
     yield m.LEDGER_RESIDUE, owner, ledger.residue
     yield m.LEDGER_CONSUMED, owner, ledger.consumed
@@ -88,9 +90,9 @@ def _ledger(lane: LaneStatus) -> Iterator[m.Reading]:
 class BuildInfo:
     """Which code runs here."""
 
-    def __init__(self, catalogue: m.Catalogue, app_id: str, version: str) -> None:
+    def __init__(self, catalogue: Catalogue, app_id: str, version: str) -> None:
         self._labels = {"app": app_id, "version": version, "python": platform.python_version()}
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         yield m.BUILD, (), self._labels

@@ -8,7 +8,9 @@ from typing import Protocol
 
 from app.engine.api import LaneId
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
 from app.telemetry.histogram import Histogram
+from app.telemetry.metric import Reading
 
 STATES = ("live", "catching_up", "rebuilding", "down")
 
@@ -54,11 +56,11 @@ class LookupFollower(Protocol):
 class LookupMetrics:
     """A source over a ``LookupFollower``; leave it out where there is no Redis."""
 
-    def __init__(self, catalogue: m.Catalogue, follower: LookupFollower) -> None:
+    def __init__(self, catalogue: Catalogue, follower: LookupFollower) -> None:
         self._follower = follower
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         counters = self._follower.counters
         yield m.REDIS_WRITES, (), counters.units
         yield m.REDIS_KEYS, (), counters.keys
@@ -79,7 +81,7 @@ class LookupMetrics:
 class LookupReads:
     """Counts what a ``RedisLookupReader`` answers: give it ``observe``."""
 
-    def __init__(self, catalogue: m.Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue) -> None:
         self._answers: Counter[str] = Counter()
         self._seconds = Histogram(m.LOOKUP_READ_SECONDS.bounds)
         catalogue.add(self)
@@ -89,7 +91,7 @@ class LookupReads:
         self._seconds.observe(seconds)
         self._answers.update(str(getattr(each, "source", None) or getattr(each, "reason", "absent")) for each in found)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         for answer, count in self._answers.items():
             yield m.LOOKUPS_READ, (answer,), count
         yield m.LOOKUP_READ_SECONDS, (), self._seconds

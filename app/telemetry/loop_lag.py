@@ -7,7 +7,9 @@ import time
 from collections.abc import Callable, Iterator
 
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
 from app.telemetry.histogram import Histogram
+from app.telemetry.metric import Reading
 
 #: A slice this long holds up every partition and, a few times in a row, the group's heartbeats.
 SLOW_S = 1.0
@@ -20,7 +22,7 @@ class LoopLagMonitor:
     as soon as one sleep was on time, so a single long pause (a suspended machine) never fails a probe.
     """
 
-    def __init__(self, catalogue: m.Catalogue, interval_s: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, catalogue: Catalogue, interval_s: float = 0.1, clock: Callable[[], float] = time.monotonic) -> None:
         self._interval_s = interval_s
         self._clock = clock
         self._lags = Histogram(m.LAG_BUCKETS)
@@ -54,5 +56,5 @@ class LoopLagMonitor:
         slow_for = self._clock() - self._on_time
         return slow_for if slow_for > SLOW_S + self._interval_s else 0.0
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         yield m.LOOP_LAG, (), self._lags

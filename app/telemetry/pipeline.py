@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from functools import partial
 
 from app.engine.api import LaneId
 from app.engine.status import Stage, UnitReport
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
 from app.telemetry.histogram import AgeHistogram, Histogram
+from app.telemetry.metric import Reading
 
 OUTCOMES = ("emitted", "duplicate", "dead_lettered", "retried", "dropped")
 #: Named reasons are a fixed small set; an agent that invents them at run time must not fill the time series database.
@@ -28,7 +30,8 @@ class SourceTotals:
 
     def __init__(self) -> None:
         self.consumed = self.emitted = self.duplicate = self.dead_lettered = self.retried = self.dropped = 0
-        self.ages: dict[str, AgeHistogram] = {stage: AgeHistogram(m.LATENCY_BUCKETS) for stage in get_args(Stage)}
+        self.ages: defaultdict[Stage, AgeHistogram] = defaultdict(partial(AgeHistogram, m.LATENCY_BUCKETS))
+        """by stage, of those that this source's events reach"""
         self.newest_ms: dict[int, int] = {}
         """timestamp of the last record applied, by partition"""
 
@@ -42,7 +45,7 @@ class SourceTotals:
         if report.timestamps:
             self.newest_ms[report.lane.partition] = report.timestamps[-1]
         stamps = sorted(report.timestamps)
-        for stage, at_ms in report.reached.items():
+        for stage, at_ms in report.reached.items() if stamps else ():
             self.ages[stage].observe_ages(at_ms, stamps)
             for stamp, trace_id in report.traced:
                 self.ages[stage].show(at_ms, stamp, trace_id)
@@ -51,7 +54,7 @@ class SourceTotals:
 class PipelineMetrics:
     """Implements ``app.engine.status.Observer``; a ``Source`` of the catalogue it is given."""
 
-    def __init__(self, catalogue: m.Catalogue) -> None:
+    def __init__(self, catalogue: Catalogue) -> None:
         self.sources: dict[str, SourceTotals] = {}
         """by source topic"""
         self._batch_records = Histogram(m.RECORD_BUCKETS)
@@ -110,7 +113,7 @@ class PipelineMetrics:
         self._rebalance_seconds += seconds
 
     # -- Source -----------------------------------------------------------------------------------
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         for topic, totals in self.sources.items():
             yield m.CONSUMED, (topic,), totals.consumed
             for outcome in OUTCOMES:
@@ -121,10 +124,10 @@ class PipelineMetrics:
             yield m.OUTPUTS, pair, count
         for result, count in self._late.items():
             yield m.LATE_EVENTS, (result,), count
-        for (stage, reason), count in self._dead_letters.items():
-            yield m.DEAD_LETTERS, (stage, reason), count
-        for (stage, reason), count in self._retries.items():
-            yield m.RETRIES, (stage, reason), count
+        for failure, count in self._dead_letters.items():
+            yield m.DEAD_LETTERS, failure, count
+        for failure, count in self._retries.items():
+            yield m.RETRIES, failure, count
         for phase, seconds in self._phase_seconds.items():
             yield m.LOOP_SECONDS, (phase,), seconds
         for labels, seconds in self._steps.items():
@@ -135,7 +138,7 @@ class PipelineMetrics:
         """Timestamp of the last record of ``topic`` that was applied here, epoch ms; None before the first."""
         return self.sources[topic].newest_ms.get(partition) if topic in self.sources else None
 
-    def _unlabelled(self) -> Iterator[m.Reading]:
+    def _unlabelled(self) -> Iterator[Reading]:
         yield m.BATCH_RECORDS, (), self._batch_records
         yield m.BATCH_BYTES, (), self._batch_bytes
         yield m.CHANGELOG_RECORDS, (), self._changelog_records

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final, Protocol
 
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
+from app.telemetry.metric import Reading
 
 #: Counter of the cache -> label of the metric it is shown as.
 ANSWERS: Final[Mapping[str, str]] = {
@@ -43,12 +45,12 @@ class Follower(Protocol):
 class ReferenceMetrics:
     """A source over the cache, which is there once the worker has started."""
 
-    def __init__(self, catalogue: m.Catalogue, cache: Callable[[], Cache | None], follower: Follower) -> None:
+    def __init__(self, catalogue: Catalogue, cache: Callable[[], Cache | None], follower: Follower) -> None:
         self._cache = cache
         self._follower = follower
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         cache = self._cache()
         if cache is None:
             return

@@ -1,7 +1,6 @@
 """Traces by OpenTelemetry: a span for each sampled record, one for its micro-batch, and links between the two (ADR 0014).
 
-A record's span begins when it was fetched and ends when its state is durable; events say when it was taken, computed and
-visible. Its outputs carry its context, so whoever consumes them goes on with the trace. Spans are made for sampled records
+A record's span begins when it was fetched and ends when its state is durable; events say when it reached the stages between. Its outputs carry its context, so whoever consumes them goes on with the trace. Spans are made for sampled records
 only, and for so many a second at most: to all others this costs one subtraction per micro-batch.
 """
 
@@ -17,11 +16,12 @@ from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from app.engine.api import Failure, Header, LaneId, Record
+from app.engine.status import Stage
 from app.engine.tracing import TRACEPARENT, TRACESTATE, DurableUnit, Passing, RunTrace, contexts_of
 from app.telemetry.sampling import Sampler
 
 _PROPAGATOR: Final = TraceContextTextMapPropagator()
-_STAGES: Final = ("taken", "computed", "visible")
+_STAGES: Final[tuple[Stage, ...]] = ("taken", "decoded", "enriched", "computed", "produced", "visible")
 
 
 class SpanTracing:
@@ -140,7 +140,8 @@ def _tell_outcome(span: Span, failure: Failure | None) -> None:
 
 def _end(span: Span, unit: DurableUnit) -> None:
     for stage in _STAGES:
-        span.add_event(stage, timestamp=unit.reached_ns[stage])
+        if stage in unit.reached_ns:
+            span.add_event(stage, timestamp=unit.reached_ns[stage])
     span.end(unit.reached_ns["durable"])
 
 

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from app.engine.status import EngineStatus
 from app.telemetry import catalogue as m
+from app.telemetry.exposition import Catalogue
+from app.telemetry.metric import Reading
 
 
 class Watchdog(Protocol):
@@ -32,11 +34,11 @@ class Fence(Protocol):
 class WatchMetrics:
     """A source over both."""
 
-    def __init__(self, catalogue: m.Catalogue, engine: EngineStatus, watchdog: Watchdog, fence: Fence) -> None:
+    def __init__(self, catalogue: Catalogue, engine: EngineStatus, watchdog: Watchdog, fence: Fence) -> None:
         self._engine, self._watchdog, self._fence = engine, watchdog, fence
         catalogue.add(self)
 
-    def readings(self) -> Iterator[m.Reading]:
+    def readings(self) -> Iterator[Reading]:
         still = self._watchdog.still_seconds()
         for status in self._engine.lanes():
             source = (status.topic, status.lane.partition)

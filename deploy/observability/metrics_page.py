@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from app.telemetry.catalogue import METRICS, Metric
+from app.telemetry.catalogue import METRICS
+from app.telemetry.metric import Metric
 
 HEAD = """# Metrics
 

@@ -13,7 +13,7 @@ from prometheus_client.exposition import generate_latest
 
 from app.engine.api import LaneId
 from app.engine.status import UnitReport
-from app.telemetry.catalogue import Catalogue
+from app.telemetry.exposition import Catalogue
 from app.telemetry.pipeline import PipelineMetrics
 from deploy.local.demo_metrics import Counts, LedgerBook, merged, quantile_ms, ranges, read_metrics, since
 

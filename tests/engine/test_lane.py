@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
@@ -12,7 +13,7 @@ import pytest
 
 from app.engine.api import Batch, Effects, LaneId
 from app.engine.marker import MARKER_KEY, decode_marker
-from app.engine.status import Stage
+from app.engine.status import AGENT_STAGES, Stage
 from app.engine.store import PartitionStore
 from tests.engine.support import CHANGELOG, COUNTS, DLQ, OUT, SOURCE, FakeListener, Rig, count, event, events, open_store, settle
 from tests.fakes import FakeDelivery
@@ -237,11 +238,34 @@ async def test_a_report_says_when_its_records_reached_each_stage_and_what_was_pu
 
     first, second = rig.observer.units
     for report in (first, second):
-        assert list(report.reached) == list(get_args(Stage))
+        assert list(report.reached) == [stage for stage in get_args(Stage) if stage not in AGENT_STAGES.values()]
         assert sorted(report.reached.values()) == list(report.reached.values()), "in the order in which a record meets them"
     assert first.reached["visible"] - first.reached["computed"] >= 45
     assert second.reached["computed"] - second.reached["fetched"] >= 45, "the wait in the queue counts"
     assert first.outputs == second.outputs == {OUT: 2}
+
+
+async def test_a_body_that_tells_of_its_steps_adds_their_stages(start_lane: Start) -> None:
+    async def stepping(batch: Batch[Any]) -> Effects:
+        at = time.perf_counter()
+        await asyncio.sleep(0.03)
+        effects = await count(batch)
+        at = effects.step("decode", at)
+        await asyncio.sleep(0.03)
+        effects.step("state", effects.step("enrich", at))
+        return effects
+
+    rig = start_lane(body=stepping)
+    rig.lane.offer(events(0, 3))
+    await asyncio.sleep(0.1)
+    await rig.acknowledge_all()
+
+    (report,) = rig.observer.units
+    assert list(report.reached) == list(get_args(Stage))
+    assert sorted(report.reached.values()) == list(report.reached.values())
+    assert report.reached["decoded"] - report.reached["taken"] >= 25
+    assert report.reached["enriched"] - report.reached["decoded"] >= 25
+    assert list(report.steps) == ["decode", "enrich", "state"]
 
 
 async def test_a_record_larger_than_a_unit_gets_one_of_its_own(start_lane: Start) -> None:

@@ -119,7 +119,7 @@ async def test_a_recorded_run_marks_outputs_and_dead_letters_and_is_told_the_end
     (durable,) = tracing.trace.durables
     assert [record.offset for record in durable.records] == [0, 1, 2]
     assert {offset: failure.reason for offset, failure in durable.failures.items()} == {2: "bad"}
-    assert list(durable.reached_ns) == ["fetched", "taken", "computed", "visible", "durable"]
+    assert list(durable.reached_ns) == ["fetched", "taken", "computed", "produced", "visible", "durable"]
     assert sorted(durable.reached_ns.values()) == list(durable.reached_ns.values())
     assert [unit.traced for unit in rig.observer.units] == [[(event(1).timestamp, "c" * 32)]]
 

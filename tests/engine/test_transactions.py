@@ -66,6 +66,19 @@ async def test_nothing_is_applied_nor_announced_before_the_commit(world: World) 
     assert (rig.listener.units, len(rig.observer.units), rig.lane.progress.committed) == ([(1, -1, 2)], 1, {SOURCE: 3})
 
 
+async def test_outputs_are_produced_within_the_transaction_and_visible_once_it_is_committed(world: World) -> None:
+    world.kafka.gate = asyncio.Event()
+    rig = await world.one_lane()
+    rig.lane.offer(events(0, 3))
+    await settle()
+    await asyncio.sleep(0.05)
+    world.kafka.gate.set()
+    await settle()
+    (report,) = rig.observer.units
+    assert report.reached["computed"] <= report.reached["produced"]
+    assert report.reached["visible"] - report.reached["produced"] >= 45
+
+
 async def test_outputs_dead_letters_changelog_and_offsets_are_one_transaction(world: World) -> None:
     rig = await world.one_lane()
     rig.lane.offer([event(0), event(1, value=b"dead"), event(2)])

@@ -18,7 +18,7 @@ from app.lookups.api import LookupView
 from app.lookups.connect import redis_client
 from app.lookups.keys import LaneKeys, unpack_value
 from app.lookups.reader import RedisLookupReader
-from app.lookups.writer import LookupWriter, Pace
+from app.lookups.writer import LookupWriter, Pace, _cancel
 from app.settings import Settings, load_settings
 from app.topics import changelog_of
 from deploy.local.redis import LocalRedis
@@ -66,8 +66,7 @@ class Lane:
         """kill -9 of the process: nothing is flushed, the kernel closes its sockets."""
         tasks = [task for task in (*self.writer._tasks.values(), self.writer._pump) if task is not None]
         for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+            await _cancel(task)
         await self.writer._store.aclose()
 
     @property

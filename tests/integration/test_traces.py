@@ -133,7 +133,9 @@ def test_the_latency_histogram_names_a_trace_that_the_collector_has(topics: Make
     assert {line.partition('stage="')[2].partition('"')[0] for line in lines} == {
         "fetched",
         "taken",
+        "decoded",
         "computed",
+        "produced",
         "visible",
         "durable",
     }

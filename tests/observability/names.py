@@ -8,7 +8,8 @@ from functools import cache
 
 from prometheus_client import CollectorRegistry
 
-from app.telemetry.catalogue import METRICS, Catalogue
+from app.telemetry.catalogue import METRICS
+from app.telemetry.exposition import Catalogue
 
 #: What Prometheus adds to every series, and to those of alerts.
 TARGET_LABELS = {"job", "instance", "le", "alertname", "alertstate"}

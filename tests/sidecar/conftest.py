@@ -21,8 +21,8 @@ from app.lookups.api import LookupAnswer, LookupUnavailable, UnknownLookup
 from app.settings import Settings, load_settings
 from app.sidecar.app import create_sidecar
 from app.sidecar.deps import SidecarDeps
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import EngineMetrics
+from app.telemetry.exposition import Catalogue
 from app.telemetry.live import LiveNumbers
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics

@@ -18,7 +18,7 @@ from app.settings import load_settings
 from app.sidecar.service import SidecarService
 from app.sidecar.topology import POLICY, TopologyAnswer
 from app.sidecar.topology_graph import Topology
-from app.telemetry.catalogue import Catalogue
+from app.telemetry.exposition import Catalogue
 from app.telemetry.live import LiveNumbers
 from app.telemetry.pipeline import PipelineMetrics
 from tests.sidecar.conftest import Sidecar

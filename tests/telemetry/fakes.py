@@ -9,7 +9,9 @@ from app.engine.status import LaneStatus, Ledger, Phase, RecoveryStatus, Stage, 
 
 AGENT = "process_interactions"
 NOW_MS = 1_700_000_000_000
-AFTER_MS: dict[Stage, int] = {"fetched": 2, "taken": 4, "computed": 12, "visible": 20, "durable": 25}
+AFTER_MS: dict[Stage, int] = {
+    "fetched": 2, "taken": 4, "decoded": 6, "enriched": 9, "computed": 12, "produced": 14, "visible": 20, "durable": 25,
+}  # fmt: skip
 
 
 def unit(records: int = 10, partition: int = 0, topic: str = "interactions", **changes: object) -> UnitReport:

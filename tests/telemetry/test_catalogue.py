@@ -12,9 +12,11 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
 from app.settings import Settings
-from app.telemetry.catalogue import CONSUMED, LATENCY, METRICS, Catalogue, Metric, Reading
+from app.telemetry.catalogue import CONSUMED, LATENCY, METRICS
 from app.telemetry.engine import BuildInfo, EngineMetrics
+from app.telemetry.exposition import Catalogue
 from app.telemetry.loop_lag import LoopLagMonitor
+from app.telemetry.metric import Metric, Reading
 from app.telemetry.pipeline import PipelineMetrics
 from tests.telemetry.fakes import FakeEngine, unit
 

@@ -10,8 +10,8 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
+from app.telemetry.exposition import Catalogue
 
 
 class FakeFollower:

@@ -8,7 +8,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.engine.status import Ledger
-from app.telemetry.catalogue import Catalogue
+from app.telemetry.exposition import Catalogue
 from app.telemetry.live import KEPT, LiveNumbers
 from app.telemetry.pipeline import PipelineMetrics
 from tests.telemetry.fakes import AGENT, NOW_MS, FakeClock, FakeEngine, lane, unit

@@ -10,7 +10,7 @@ from prometheus_client import CollectorRegistry
 from app.engine.api import LaneId
 from app.lookups.api import LookupUnavailable
 from app.lookups.lane import LaneState, LookupCounters
-from app.telemetry.catalogue import Catalogue
+from app.telemetry.exposition import Catalogue
 from app.telemetry.lookups import STATES, LookupMetrics, LookupReads
 from tests.sidecar.test_lookups import ANSWER
 from tests.telemetry.fakes import AGENT

@@ -9,7 +9,7 @@ import time
 import pytest
 from prometheus_client import CollectorRegistry
 
-from app.telemetry.catalogue import Catalogue
+from app.telemetry.exposition import Catalogue
 from app.telemetry.loop_lag import LoopLagMonitor
 from tests.telemetry.fakes import FakeClock
 

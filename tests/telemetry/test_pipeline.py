@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, generate_latest
 
 from app.engine.api import LaneId
 from app.engine.status import Ledger, Observer, RecoveryStatus, Stage
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.disk import DiskMetrics
 from app.telemetry.engine import EngineMetrics
+from app.telemetry.exposition import Catalogue
 from app.telemetry.pipeline import MAX_REASONS, OUTCOMES, PipelineMetrics
 from tests.telemetry.fakes import AGENT, NOW_MS, FakeEngine, lane, unit
 
@@ -104,7 +104,19 @@ def test_each_stage_has_its_own_latency_in_the_order_in_which_a_record_meets_the
 
     name = "veltrix_event_latency_seconds_sum"
     ages = [value(catalogue, name, source="interactions", stage=stage) for stage in get_args(Stage)]
-    assert ages == pytest.approx([0.002, 0.004, 0.012, 0.020, 0.025])
+    assert ages == pytest.approx([0.002, 0.004, 0.006, 0.009, 0.012, 0.014, 0.020, 0.025])
+
+
+def test_a_stage_that_a_sources_events_do_not_pass_has_no_latency(catalogue: Catalogue, pipeline: PipelineMetrics) -> None:
+    reached = {"fetched": NOW_MS, "taken": NOW_MS, "computed": NOW_MS, "produced": NOW_MS, "visible": NOW_MS, "durable": NOW_MS}
+    pipeline.unit_done(unit(1, reached=reached))
+    pipeline.unit_done(unit(0, timestamps=[], reached=reached | {"decoded": NOW_MS}))  # a tick: nothing was decoded
+
+    lines = generate_latest(catalogue.registry).decode().splitlines()
+    stages = {
+        line.partition('stage="')[2].partition('"')[0] for line in lines if line.startswith("veltrix_event_latency_seconds_c")
+    }
+    assert stages == set(reached)
 
 
 def test_what_a_body_says_it_spent_adds_up_by_agent_and_step(catalogue: Catalogue, pipeline: PipelineMetrics) -> None:

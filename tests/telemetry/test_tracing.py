@@ -22,7 +22,16 @@ TRACE, PARENT = "a" * 32, "b" * 16
 CONTEXT: Header = ("traceparent", f"00-{TRACE}-{PARENT}-01".encode())
 UNSAMPLED: Header = ("traceparent", f"00-{TRACE}-{PARENT}-00".encode())
 LANE = LaneId("process_interactions", 3)
-REACHED: dict[Stage, int] = {"fetched": 10, "taken": 20, "computed": 30, "visible": 40, "durable": 50}
+REACHED: dict[Stage, int] = {
+    "fetched": 10,
+    "taken": 20,
+    "decoded": 25,
+    "computed": 30,
+    "produced": 35,
+    "visible": 40,
+    "durable": 50,
+}
+PASSED = [("taken", 20), ("decoded", 25), ("computed", 30), ("produced", 35), ("visible", 40)]
 
 
 @pytest.fixture
@@ -89,7 +98,7 @@ def test_record_and_micro_batch_are_linked_to_each_other_and_are_no_kin(
 def test_events_say_when_each_stage_was_reached(provider: TracerProvider, spans: InMemorySpanExporter) -> None:
     run(tracing(provider), [record(1, CONTEXT)])
     for span in spans.get_finished_spans():
-        assert [(event.name, event.timestamp) for event in span.events] == [("taken", 20), ("computed", 30), ("visible", 40)]
+        assert [(event.name, event.timestamp) for event in span.events] == PASSED
         assert span.end_time == 50
 
 

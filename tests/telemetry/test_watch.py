@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from app.engine.api import LaneId
 from app.engine.status import BreakerState, BreakerStatus, Ledger, StandbyStatus
-from app.telemetry.catalogue import Catalogue
 from app.telemetry.engine import EngineMetrics
+from app.telemetry.exposition import Catalogue
 from app.telemetry.watch import WatchMetrics
 from tests.telemetry.fakes import AGENT, FakeEngine, FakeWatchdog, lane
 
