@@ -29,6 +29,7 @@ from app.engine.fence import Fence
 from app.engine.guard import fatal, refuse
 from app.engine.identity import TopicIds, watch
 from app.engine.introspect import RunningEngine
+from app.engine.last_end import last_end, noting
 from app.engine.local_tables import recreated_changelogs
 from app.engine.producing import IdempotentProducing
 from app.engine.status import DurableListener, NoListener
@@ -59,7 +60,7 @@ from app.telemetry.lookups import LookupMetrics, LookupReads
 from app.telemetry.loop_lag import LoopLagMonitor
 from app.telemetry.pipeline import PipelineMetrics
 from app.telemetry.reference import ReferenceMetrics
-from app.telemetry.watch import WatchMetrics
+from app.telemetry.watch import LastEndMetrics, WatchMetrics
 from app.topic_admin import TopicAdminError, check_topics, topic_ids
 from app.topics import AGENTS, dead_letters_of, retry_tiers
 
@@ -90,6 +91,7 @@ def build(settings: Settings) -> EngineApp:
     EngineMetrics(catalogue, status, metrics.newest_ms)
     DiskMetrics(catalogue, settings.data_dir)
     WatchMetrics(catalogue, status, watchdog, fence)
+    LastEndMetrics(catalogue, last_end(settings.data_dir))
     BuildInfo(catalogue, settings.app_id, settings.app_version)
     if follower is not None:
         LookupMetrics(catalogue, follower)
@@ -155,7 +157,7 @@ def new_engine(
             delivery=delivery,
             observer=metrics,
             listener=listener,
-            fatal=fatal,
+            fatal=noting(settings.data_dir, fatal),
             retries=retries_of(settings, declarations),
             tracing=tracing,
         )

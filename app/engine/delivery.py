@@ -76,7 +76,8 @@ class AtLeastOnce:
     async def publish(self, lane: Lane, unit: Unit) -> None:
         """See :class:`Delivery`."""
         batches = output_batches([unit.computed], self._dead_letter, lane.id, lane.limits.batch_bytes)
-        unit.watch(await self._producing.publish(batches), lane.on_acked)
+        acks = await self._producing.publish(batches)
+        unit.watch([(topic, ack) for (topic, _, _), ack in zip(batches, acks, strict=True)], lane.on_acked)
 
     async def settle(self, lane: Lane) -> None:
         """See :class:`Delivery`."""

@@ -96,6 +96,7 @@ class RunningEngine:
             waiting=lane.state.waiting(),
             is_tier=topic in lane.tiers,
             not_due=lane.tiers.held(topic),
+            dead_letters_wait_s=lane.dead_letters_wait_s,
         )
 
     async def position(self, topic: str, partition: int) -> int:

@@ -109,6 +109,12 @@ class Lane:
         """Units published but not yet durable."""
         return len(self._in_flight)
 
+    @property
+    def dead_letters_wait_s(self) -> float:
+        """For how long dead letters have been on their way to Kafka; 0 when none are."""
+        since = min((unit.computed_at for unit in self._in_flight if unit.has_unwritten_dead_letters), default=None)
+        return 0.0 if since is None else time.perf_counter() - since
+
     def start(self) -> None:
         """Begin to work; must be called on the running loop."""
         for work in (self._compute(), self._parts.delivery.settle(self)):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import structlog
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, MessageSizeTooLargeError, TopicAuthorizationFailedError
 from aiokafka.producer.message_accumulator import BatchBuilder
 
 from app.engine.writer import Addressed
@@ -17,16 +17,35 @@ log = structlog.get_logger(__name__)
 
 Ack = asyncio.Future[Any]
 
+_ADVICE: Final[dict[type[BaseException], str]] = {
+    MessageSizeTooLargeError: "its max.message.bytes is too small: `veltrix topics apply` mends it",
+    TopicAuthorizationFailedError: "allow this worker's user to write to it",
+}
+
+
+class SendFailed(Exception):
+    """The broker did not take a RecordBatch. Whatever it was part of is not durable, so the next start repeats it."""
+
+    def __init__(self, topic: str, cause: BaseException) -> None:
+        advice = _ADVICE.get(type(cause), "the broker's log says why")
+        super().__init__(f"{topic} does not take our records ({advice}): {type(cause).__name__}: {cause}")
+        self.topic = topic
+        self.retriable = bool(getattr(cause, "retriable", False))
+
 
 class Producing(Protocol):
     """How RecordBatches reach Kafka at least once."""
 
     async def publish(self, batches: Iterable[Addressed]) -> list[Ack]:
-        """Queue outputs and dead letters; the futures are done when the broker has acknowledged them."""
+        """Queue outputs and dead letters; the futures, one a batch, are done when the broker has acknowledged them."""
         ...
 
     async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
-        """Append a unit's changelog batch and wait for its acknowledgement; returns its base offset."""
+        """Append a unit's changelog batch and wait for its acknowledgement; returns its base offset.
+
+        Raises:
+            SendFailed: the broker does not take it.
+        """
         ...
 
 
@@ -42,8 +61,11 @@ class IdempotentProducing:
 
     async def log_state(self, topic: str, partition: int, batch: BatchBuilder) -> int:
         """See :class:`Producing`."""
-        metadata = await (await self._send(topic, partition, batch))
-        offset: int = metadata.offset
+        ack = await self._send(topic, partition, batch)
+        try:
+            offset: int = (await ack).offset
+        except KafkaError as exc:
+            raise SendFailed(topic, exc) from exc
         return offset
 
     async def _send(self, topic: str, partition: int, batch: BatchBuilder) -> Ack:

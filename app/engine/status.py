@@ -18,6 +18,8 @@ Phase = Literal["starting", "joining", "recovering", "running", "rebalancing", "
 Stage = Literal["fetched", "taken", "decoded", "enriched", "computed", "produced", "visible", "durable"]
 #: What a record has reached when the agent's body is done with a step (``Effects.step``).
 AGENT_STAGES: Final[Mapping[str, Stage]] = {"decode": "decoded", "enrich": "enriched"}
+#: What Kafka would not take.
+EndCause = Literal["dead_letters", "outputs", "changelog", "other"]
 BreakerState = Literal["closed", "open", "half_open"]
 
 
@@ -75,6 +77,8 @@ class LaneStatus:
     """``topic`` is a retry tier of the lane's source"""
     not_due: int = 0
     """records of the tier that are read and wait for their time"""
+    dead_letters_wait_s: float = 0.0
+    """for how long dead letters have been on their way to Kafka; 0 when none are"""
 
     @property
     def held_by(self) -> str:
@@ -117,6 +121,16 @@ class StandbyStatus:
 
     lane: LaneId
     lag: int
+
+
+@dataclass(frozen=True, slots=True)
+class LastEnd:
+    """Why the process before this one ended itself rather than break a promise."""
+
+    at_s: float
+    """epoch seconds"""
+    cause: EndCause
+    reason: str
 
 
 class EngineStatus(Protocol):

@@ -28,6 +28,7 @@ from aiokafka.structs import OffsetAndMetadata
 
 from app.engine.api import DeadLetterEncoder
 from app.engine.delivery import ChangelogTaken
+from app.engine.producing import Ack, SendFailed
 from app.engine.settlement import Settlement
 from app.engine.status import Observer
 from app.engine.unit import output_batches
@@ -213,10 +214,7 @@ class TransactionGroup:
         sends = [send for _, built in batches for send in await self._send(built)]
         for part in work:
             part.settlement.mark_produced()
-        answers = await asyncio.gather(*sends, return_exceptions=True)
-        for answer in answers:
-            if isinstance(answer, BaseException):
-                raise answer
+        answers = await _answers(sends)
         for part, (*_, state) in zip(work, _grouped(answers, [len(built) for _, built in batches]), strict=True):
             part.base = part.checked(state.offset)
         commits = {tp: commit for part in work for tp, commit in part.commits.items()}
@@ -225,12 +223,13 @@ class TransactionGroup:
         self._parts.check_alive()
         await self._producer.commit_transaction()
 
-    async def _send(self, batches: list[Addressed]) -> list[asyncio.Future[Any]]:
+    async def _send(self, batches: list[Addressed]) -> list[tuple[str, Ack]]:
         sends = []
         for topic, partition, batch in batches:
             batch.close()
-            sends.append(await self._producer.send_batch(batch, topic, partition=partition))
-            sends[-1].add_done_callback(_read)
+            ack: Ack = await self._producer.send_batch(batch, topic, partition=partition)
+            ack.add_done_callback(_read)
+            sends.append((topic, ack))
         return sends
 
     async def _replace_producer(self) -> None:
@@ -284,7 +283,7 @@ class ExactlyOnce:
 
     async def publish(self, lane: Lane, unit: Unit) -> None:
         """It waits for the next transaction."""
-        unit.watch([], lane.on_acked)
+        unit.leave_to_transaction(lane.on_acked)
 
     async def settle(self, lane: Lane) -> None:
         """See :class:`app.engine.delivery.Delivery`."""
@@ -307,6 +306,21 @@ class ExactlyOnce:
         """Close the producers; the next assignment starts new ones."""
         groups, self._groups = self._groups, {}
         await asyncio.gather(*(group.stop() for group in groups.values()))
+
+
+async def _answers(sends: list[tuple[str, Ack]]) -> list[Any]:
+    """What the broker says to each send, once it has answered all of them.
+
+    Raises:
+        SendFailed: it does not take one of them.
+    """
+    answers = await asyncio.gather(*(ack for _, ack in sends), return_exceptions=True)
+    for (topic, _), answer in zip(sends, answers, strict=True):
+        if isinstance(answer, Exception):
+            raise SendFailed(topic, answer) from answer
+        if isinstance(answer, BaseException):
+            raise answer
+    return answers
 
 
 def _grouped(flat: list[Any], sizes: list[int]) -> Iterable[list[Any]]:

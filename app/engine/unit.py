@@ -9,7 +9,7 @@ from dataclasses import replace
 from app.engine.api import DeadLetterEncoder, Failure, LaneId, Record
 from app.engine.compute import Computed
 from app.engine.marker import Marker
-from app.engine.producing import Ack
+from app.engine.producing import Ack, SendFailed
 from app.engine.status import AGENT_STAGES, Stage, UnitReport
 from app.engine.tracing import DurableUnit, RunTrace
 from app.engine.writer import Addressed, TopicBatches, add_outputs
@@ -26,11 +26,12 @@ class Unit:
 
     def __init__(self, computed: Computed, started: float, fetched_at: float) -> None:
         self.computed = computed
-        self.started = self.computed_at = self.produced_at = self.visible_at = started
+        self.started = self.computed_at = self.produced_at = started
+        self.visible_at = 0.0
         self.fetched_at = fetched_at
         self.marker = Marker()
         self.changelog_records = self.changelog_bytes = 0
-        self._acks: list[Ack] = []
+        self._acks: list[tuple[str, Ack]] = []
         self._waiting = 1  # for watch()
 
     @property
@@ -39,17 +40,28 @@ class Unit:
         return self.computed.topic
 
     @property
+    def has_unwritten_dead_letters(self) -> bool:
+        """Dead letters or retries of it are on their way to Kafka."""
+        computed = self.computed
+        return not self.visible_at and bool(computed.dead_letters or computed.aside or computed.retries)
+
+    @property
     def is_acked(self) -> bool:
         """The broker has answered for every output (maybe with an error)."""
         return self._waiting == 0
 
-    def watch(self, acks: list[Ack], on_acked: Callable[[], None]) -> None:
-        """Wait for ``acks`` without a task; ``on_acked`` is called when the last one is in."""
+    def watch(self, acks: list[tuple[str, Ack]], on_acked: Callable[[], None]) -> None:
+        """Wait for ``acks`` (and where each comes from, a topic) without a task; ``on_acked`` is called when the last one is in."""
         self.mark_produced()
         self._acks, self._on_acked, self._waiting = acks, on_acked, len(acks) + 1
-        for ack in acks:
+        for _, ack in acks:
             ack.add_done_callback(self._one_acked)
         self._one_acked(None)
+
+    def leave_to_transaction(self, on_acked: Callable[[], None]) -> None:
+        """Its outputs are sent when it becomes durable, and not before: it can from now on."""
+        self._waiting = 0
+        on_acked()
 
     def _one_acked(self, _: object) -> None:
         self._waiting -= 1
@@ -67,8 +79,10 @@ class Unit:
 
     def raise_if_failed(self) -> None:
         """Raise what the broker answered for an output that it did not take."""
-        for ack in self._acks:
-            ack.result()
+        for topic, ack in self._acks:
+            exc = ack.exception()
+            if exc is not None:
+                raise SendFailed(topic, exc) from exc
 
     def report(self, lane: LaneId, logged_at: float) -> UnitReport:
         """Facts for observers, after the RocksDB write; ``logged_at``: when the changelog was acknowledged."""

@@ -145,6 +145,15 @@ DEAD_LETTERS = Metric(
     "veltrix_dead_letters_total", "counter", "Dead letters by stage and named reason.",
     "Find samples with GET /api/v1/dlq/records?reason=... ; a new reason usually is a new producer release.", ("stage", "reason"),
 )
+DEAD_LETTERS_WAIT = Metric(
+    "veltrix_dead_letter_write_wait_seconds", "gauge", "For how long dead letters or retries have been on their way to Kafka, acknowledged by no broker.",
+    "Above a second or two: the broker does not take them, and this partition stands still until it does; runbook dead-letter-writes.", ("agent", "partition"), "seconds",
+)
+LAST_END = Metric(
+    "veltrix_last_end_timestamp_seconds", "gauge",
+    "When the last process on this data directory ended itself rather than break a promise, by what Kafka would not take: dead_letters, outputs, changelog, or other.",
+    "Recent: its last log line says why. dead_letters: runbook dead-letter-writes; else crash-loop.", ("cause",), "seconds",
+)
 RETRIES = Metric(
     "veltrix_retries_total", "counter", "Records sent to a retry tier because something did not answer, by stage and named reason.",
     "Rising: that dependency is down or slow; events come through later, see veltrix_retry_waiting.", ("stage", "reason"),

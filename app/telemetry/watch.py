@@ -1,11 +1,11 @@
-"""What the worker notices about itself, read from the stall watchdog and the self-fence when ``/metrics`` is scraped."""
+"""What the worker notices about itself, read when ``/metrics`` is scraped: stall watchdog, self-fence, and how it ended last time."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Protocol
 
-from app.engine.status import EngineStatus
+from app.engine.status import EngineStatus, LastEnd
 from app.telemetry import catalogue as m
 from app.telemetry.exposition import Catalogue
 from app.telemetry.metric import Reading
@@ -46,3 +46,15 @@ class WatchMetrics:
         yield m.END_QUERY_FAILURES, (), self._watchdog.failures
         yield m.FENCE_LONGEST, (), self._fence.longest_s
         yield m.FENCE_LIMIT, (), self._fence.limit_s
+
+
+class LastEndMetrics:
+    """How the process before this one ended; nothing unless it ended itself."""
+
+    def __init__(self, catalogue: Catalogue, end: LastEnd | None) -> None:
+        self._end = end
+        catalogue.add(self)
+
+    def readings(self) -> Iterator[Reading]:
+        if self._end is not None:
+            yield m.LAST_END, (self._end.cause,), self._end.at_s

@@ -148,6 +148,7 @@ DEAD_LETTERS: Final = Board("veltrix-dead-letters", "Veltrix / Dead letters", "W
     "Failures": (
         _graph("By reason", "A new reason usually is a new producer release: `veltrix dlq groups`.", "cps", ("sum by (stage, reason) (rate(veltrix_dead_letters_total[5m]))", "{{stage}} {{reason}}"), needs="dead letters"),
         _graph("Share of events", "Above 0.1 % the objective is missed.", "percentunit", ('sum(rate(veltrix_events_total{source="interactions",outcome="dead_lettered"}[5m])) / sum(rate(veltrix_events_consumed_total{source="interactions"}[5m]))', "dead lettered")),
+        _graph("On their way to Kafka for", "Above a second or two: runbook dead-letter-writes.", "s", ("max by (agent, partition) (veltrix_dead_letter_write_wait_seconds)", _LANE)),
         _graph("Breakers opened", "Any: runbook breaker-open.", "none", ("sum by (agent) (increase(veltrix_breaker_openings_total[10m]))", "{{agent}}")),
     ),
     "Retries": (

@@ -303,6 +303,19 @@ async def test_a_slow_lane_does_not_delay_another(start_lane: Start, tmp_path: P
     other.close()
 
 
+async def test_dead_letters_that_no_broker_has_acknowledged_say_for_how_long_they_wait(start_lane: Start) -> None:
+    rig = start_lane(unit_max_records=1)
+    rig.lane.offer([event(0), event(1, value=b"dead")])
+    await settle()
+    assert [sent.topic for sent in rig.delivery.outputs] == [OUT, DLQ]
+    await asyncio.sleep(0.02)
+    assert rig.lane.dead_letters_wait_s >= 0.02
+    rig.delivery.outputs[1].ack()
+    await settle()
+    assert rig.lane.dead_letters_wait_s == 0.0, "the output before it waits, no dead letter does"
+    assert rig.durable == -1
+
+
 # -- failure ------------------------------------------------------------------------------------------
 
 
@@ -314,6 +327,7 @@ async def test_a_failed_output_ends_the_process_and_moves_nothing(start_lane: St
     rig.delivery.outputs[0].fail(RuntimeError("broker said no"))
     await settle()
     assert len(rig.fatal.reasons) == 1
+    assert f"{OUT} does not take our records" in rig.fatal.reasons[0]
     assert "broker said no" in rig.fatal.reasons[0]
     assert (rig.durable, rig.count(), rig.delivery.states) == (-1, 0, [])
 

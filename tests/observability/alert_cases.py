@@ -73,6 +73,10 @@ CASES: Final[dict[str, Case]] = {
     "VeltrixKafkaUnreachable": _gauge("veltrix_end_offset_query_failures_total", "0+2x20", "0x5 1x20"),
     "VeltrixCommitsFail": _gauge("veltrix_commits_total", "0+3x20", "0x5 1x20", f'outcome="failed",{W}'),
     "VeltrixBreakerOpen": _gauge("veltrix_breaker_open", "0x10 1x10", "0x20", LANE),
+    "VeltrixDeadLettersRefused": _gauge(  # looked at after 900 seconds of a clock that begins at 0
+        "veltrix_last_end_timestamp_seconds", "300x20", "-100x20", f'cause="dead_letters",{W}'
+    ),
+    "VeltrixDeadLettersNotWritten": _gauge("veltrix_dead_letter_write_wait_seconds", "0x10 30x10", "0x10 8x10", LANE),
     "VeltrixDeadLetterRate": _gauge(
         "veltrix_dead_letters_total", "0x60 0+600x30", "0+60x120", f'stage="decode",reason="invalid_json",{W}', at=66
     ),

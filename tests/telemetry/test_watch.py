@@ -8,10 +8,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from app.engine.api import LaneId
-from app.engine.status import BreakerState, BreakerStatus, Ledger, StandbyStatus
+from app.engine.status import BreakerState, BreakerStatus, LastEnd, Ledger, StandbyStatus
 from app.telemetry.engine import EngineMetrics
 from app.telemetry.exposition import Catalogue
-from app.telemetry.watch import WatchMetrics
+from app.telemetry.watch import LastEndMetrics, WatchMetrics
 from tests.telemetry.fakes import AGENT, FakeEngine, FakeWatchdog, lane
 
 RETRY = "retry.veltrix.interactions.5s"
@@ -104,3 +104,19 @@ def test_a_standby_shows_how_far_behind_it_is_once_that_is_known(scrape: Scrape)
 
     assert scrape.value("veltrix_standby_lag_records", agent=AGENT, partition="3") == 17
     assert scrape.value("veltrix_standby_lag_records", agent=AGENT, partition="4") is None
+
+
+def test_dead_letters_on_their_way_show_for_how_long(scrape: Scrape) -> None:
+    scrape.engine.statuses = [lane(2, dead_letters_wait_s=12.5), lane(3)]
+
+    assert scrape.value("veltrix_dead_letter_write_wait_seconds", agent=AGENT, partition="2") == 12.5
+    assert scrape.value("veltrix_dead_letter_write_wait_seconds", agent=AGENT, partition="3") == 0
+
+
+@pytest.mark.parametrize(("end", "shown"), [(None, []), (LastEnd(123.0, "dead_letters", "no room"), [{"cause": "dead_letters"}])])
+def test_how_the_process_before_ended_is_shown_if_it_ended_itself(end: LastEnd | None, shown: list[dict[str, str]]) -> None:
+    catalogue = Catalogue(CollectorRegistry())
+    LastEndMetrics(catalogue, end)
+    samples = [sample for family in catalogue.registry.collect() for sample in family.samples]
+
+    assert [s.labels for s in samples if s.name == "veltrix_last_end_timestamp_seconds"] == shown
