@@ -42,6 +42,7 @@ CASES: dict[str, Callable[[Run], CaseResult]] = {
     "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, alone="eos")),
     "drain-traced": lambda run: run_drain(run, Drain("drain-traced", 4, redis=False, rival="traced")),
     "drain-untold": lambda run: run_drain(run, Drain("drain-untold", 4, redis=False, rival="untold")),
+    "drain-watched": lambda run: run_drain(run, Drain("drain-watched", 4, redis=False, rival="untold", plain="traced")),
     "drain-whole": lambda run: run_drain(run, Drain("drain-whole", 4, redis=False, rival="whole")),
     "latency-whole": lambda run: run_latency(run, Latency("latency-whole", 1000, alone="whole")),
 }
