@@ -61,8 +61,8 @@ class AgeHistogram(Histogram):
         super().__init__(bounds)
         self._bounds_ms = [bound * 1000 for bound in self.bounds]
 
-    def observe_ages(self, now_ms: int, stamps: Sequence[int]) -> None:
-        """Count ``now_ms - stamp`` for every stamp; ``stamps`` must be ascending."""
+    def observe_ages(self, now_ms: int, stamps: Sequence[int], sum_ms: int) -> None:
+        """Count ``now_ms - stamp`` for every stamp; ``stamps`` must be ascending, ``sum_ms`` is their sum (many histograms share it)."""
         if len(stamps) <= FEW:
             for stamp in stamps:
                 age = max(0, now_ms - stamp)
@@ -70,7 +70,7 @@ class AgeHistogram(Histogram):
                 self.total += age / 1000
             return
         self._count_by_bucket(now_ms, stamps)
-        self.total += (len(stamps) * now_ms - sum(stamps)) / 1000
+        self.total += (len(stamps) * now_ms - sum_ms) / 1000
         if stamps[-1] > now_ms:
             ahead = stamps[bisect_right(stamps, now_ms) :]
             self.total += (sum(ahead) - len(ahead) * now_ms) / 1000

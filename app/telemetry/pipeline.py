@@ -45,8 +45,9 @@ class SourceTotals:
         if report.timestamps:
             self.newest_ms[report.lane.partition] = report.timestamps[-1]
         stamps = sorted(report.timestamps)
+        sum_ms = sum(stamps)
         for stage, at_ms in report.reached.items() if stamps else ():
-            self.ages[stage].observe_ages(at_ms, stamps)
+            self.ages[stage].observe_ages(at_ms, stamps, sum_ms)
             for stamp, trace_id in report.traced:
                 self.ages[stage].show(at_ms, stamp, trace_id)
 

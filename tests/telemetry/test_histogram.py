@@ -24,10 +24,16 @@ def reference(ages_s: list[float]) -> tuple[dict[str, float], float]:
     return {le: value for (name, le), value in samples.items() if name == "ages_bucket"}, samples["ages_sum", ""]
 
 
+def summed(ages_ms: list[int]) -> tuple[list[int], int]:
+    """Ascending stamps of these ages, and their sum."""
+    stamps = sorted(NOW_MS - age for age in ages_ms)
+    return stamps, sum(stamps)
+
+
 @given(st.lists(st.integers(min_value=-2000, max_value=3000), min_size=1, max_size=4 * FEW))
 def test_a_batch_of_ages_counts_as_prometheus_counts_each(ages_ms: list[int]) -> None:
     histogram = AgeHistogram(BOUNDS)
-    histogram.observe_ages(NOW_MS, sorted(NOW_MS - age for age in ages_ms))
+    histogram.observe_ages(NOW_MS, *summed(ages_ms))
 
     buckets, total = reference([max(0, age) / 1000 for age in ages_ms])
     assert dict(histogram.buckets()) == buckets
@@ -38,14 +44,14 @@ def test_a_batch_of_ages_counts_as_prometheus_counts_each(ages_ms: list[int]) ->
 @pytest.mark.parametrize("size", [1, FEW + 1])
 def test_an_age_on_a_bound_belongs_to_that_bucket(age_ms: int, size: int) -> None:
     histogram = AgeHistogram(BOUNDS)
-    histogram.observe_ages(NOW_MS, [NOW_MS - age_ms] * size)
+    histogram.observe_ages(NOW_MS, *summed([age_ms] * size))
 
     assert dict(histogram.buckets())[repr(age_ms / 1000)] == size
 
 
 def test_an_age_above_all_bounds_counts_only_in_infinity() -> None:
     histogram = AgeHistogram(BOUNDS)
-    histogram.observe_ages(NOW_MS, [NOW_MS - 5000] * (FEW + 1))
+    histogram.observe_ages(NOW_MS, *summed([5000] * (FEW + 1)))
 
     assert dict(histogram.buckets()) == {"0.001": 0, "0.01": 0, "0.1": 0, "1.0": 0, "+Inf": FEW + 1}
 
@@ -54,7 +60,7 @@ def test_an_age_above_all_bounds_counts_only_in_infinity() -> None:
 def test_counts_add_up_over_batches(batches: list[list[int]]) -> None:
     histogram = AgeHistogram(BOUNDS)
     for ages in batches:
-        histogram.observe_ages(NOW_MS, sorted(NOW_MS - age for age in ages))
+        histogram.observe_ages(NOW_MS, *summed(ages))
 
     assert histogram.buckets()[-1] == ("+Inf", sum(map(len, batches)))
 
