@@ -16,6 +16,7 @@ from bench.cases.drain import Drain, run_drain
 from bench.cases.hot_user import run_hot_user
 from bench.cases.latency import Latency, run_latency
 from bench.cases.recovery import run_recovery
+from bench.cases.watching import run_watching
 from bench.compare import compare, goal_table, table
 from bench.host import Host, describe_host, load
 from bench.result import CaseResult, now_text, to_line
@@ -40,9 +41,7 @@ CASES: dict[str, Callable[[Run], CaseResult]] = {
     "hot-user": run_hot_user,
     "drain-eos": lambda run: run_drain(run, Drain("drain-eos", 4, redis=False, rival="eos")),
     "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, alone="eos")),
-    "drain-traced": lambda run: run_drain(run, Drain("drain-traced", 4, redis=False, rival="traced")),
-    "drain-untold": lambda run: run_drain(run, Drain("drain-untold", 4, redis=False, rival="untold")),
-    "drain-watched": lambda run: run_drain(run, Drain("drain-watched", 4, redis=False, rival="untold", plain="traced")),
+    "watching": run_watching,
     "drain-whole": lambda run: run_drain(run, Drain("drain-whole", 4, redis=False, rival="whole")),
     "latency-whole": lambda run: run_latency(run, Latency("latency-whole", 1000, alone="whole")),
 }

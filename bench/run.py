@@ -24,13 +24,12 @@ Say = Callable[[str], None]
 #: The job that the hand-written loop does too: what else a worker does is measured by the subject ``whole``.
 MAIN_JOB = {"sessions_enabled": "false", "windows_enabled": "false"}
 #: Settings of the worker by the subject's name; ``eos`` is the main job with transactions, ``whole`` has the defaults,
-#: ``traced`` sends spans to a collector, ``untold`` keeps no metrics (``bench.untold``).
+#: ``blinking`` keeps metrics and sends spans to a collector in every second turn (``bench.blinking``).
 WORKERS: Mapping[str, Mapping[str, str]] = {
     "worker": MAIN_JOB,
     "eos": MAIN_JOB | {"processing_guarantee": "exactly_once"},
     "whole": {},
-    "traced": MAIN_JOB,
-    "untold": MAIN_JOB,
+    "blinking": MAIN_JOB,
 }
 
 
@@ -90,10 +89,10 @@ class Run:
         ``extra``: settings by name, over those that the name stands for.
         """
         settings = dict(WORKERS.get(name, MAIN_JOB)) | dict(extra or {})
-        if name == "traced":
+        if name == "blinking":
             settings["otlp_endpoint"] = start_sink()
         setup = Setup(f"bench-{name}-{next(self._numbers)}", partitions, redis, source, settings)
-        app = "bench.untold" if name == "untold" else "app.main"
+        app = "bench.blinking" if name == "blinking" else "app.main"
         subject: Subject = HandLoop(self.services, setup) if name == "hand" else Worker(self.services, setup, app)
         self.services.kafka.recreate(subject.topics(self.services))
         if redis:
