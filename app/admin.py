@@ -36,9 +36,11 @@ from app.domain.validation import classify
 from app.engine.guard import DataDirLocked, lock_data_dir, refuse
 from app.kafka_clients import KafkaConnectError, client_options
 from app.settings import LOOPBACK, Settings, SettingsError, load_settings
-from app.sidecar.access import Access, Everybody, TokenFile
+from app.sidecar.access import Access, Bearers, Everybody, LogIn, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
+from app.sidecar.oidc import IdentityProvider, Provider
+from app.sidecar.rates import Rates
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
 from app.telemetry.engine import BuildInfo
@@ -147,17 +149,32 @@ def validator(settings: Settings, ours: Ours) -> Validate:
 
 
 def access_of(settings: Settings) -> Access:
-    """Tokens, or everybody on loopback.
+    """Tokens of a file, of an identity provider, or of both; or everybody on loopback.
 
     Raises:
-        BadTokensFile: the file is wrong, or there is none although others than this host can ask.
+        BadTokensFile: the file is wrong, or nobody needs to log in although others than this host can ask.
     """
+    known: list[Bearers] = []
     if settings.admin_tokens_file is not None:
-        return TokenFile(settings.admin_tokens_file)
+        known.append(TokenFile(settings.admin_tokens_file))
+    if settings.admin_oidc_issuer:
+        known.append(
+            IdentityProvider(
+                Provider(
+                    settings.admin_oidc_issuer,
+                    settings.admin_oidc_audience,
+                    settings.admin_oidc_jwks_url,
+                    settings.admin_oidc_roles_claim,
+                )
+            )
+        )
+    if known:
+        return LogIn(known, Rates(settings.admin_requests_per_s))
     if settings.sidecar_host not in LOOPBACK:
         raise BadTokensFile(
             f"`veltrix admin` listens on {settings.sidecar_host}, beyond loopback, and nobody needs to log in: make a token with "
-            "`veltrix dlq token`, put its line into a file, and name that in VELTRIX_ADMIN_TOKENS_FILE"
+            "`veltrix dlq token`, put its line into a file, and name that in VELTRIX_ADMIN_TOKENS_FILE; or name your identity "
+            "provider in VELTRIX_ADMIN_OIDC_ISSUER"
         )
     return Everybody()
 

@@ -185,6 +185,10 @@ class Settings(BaseSettings):
     dlq_extra_topics: str = Field(
         "", description="Other teams' dead letter topics, comma-separated: `veltrix admin` indexes them, and changes nothing there"
     )
+    dlq_masked_fields: str = Field(
+        "*",
+        description="What of values those without the role payload-reader do not see: *, or JSON paths like context.ip,properties.products.*.name",
+    )
     dlq_replay_max_per_s: float = Field(1_000, gt=0, description="The fastest that a replay may be asked to be")
     dlq_stacktraces: bool = Field(True, description="Write the last 8 KiB of the trace into a header")
 
@@ -197,6 +201,17 @@ class Settings(BaseSettings):
     admin_port: int = Field(8091, ge=0, le=65535, description="Of `veltrix admin`, on the same host as a sidecar would be")
     admin_tokens_file: Path | None = Field(
         None, description="Who may use it: <name> <role>[,<role>] <sha256> a line; needed beyond loopback (`veltrix dlq token`)"
+    )
+    admin_oidc_issuer: str = Field(
+        "",
+        pattern=r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])([:/].*)?)?$",
+        description="Identity provider whose tokens are taken, too",
+    )
+    admin_oidc_audience: str = Field("", description="What its tokens for us have as `aud`")
+    admin_oidc_jwks_url: str = Field("", description="Where its public keys are; empty: as its discovery document says")
+    admin_oidc_roles_claim: str = Field("roles", description="Where its tokens list our roles, dotted: realm_access.roles")
+    admin_requests_per_s: float = Field(
+        50, gt=0, description="Of one caller, where a log-in is needed; two seconds of them at once"
     )
     admin_token: SecretStr = Field(SecretStr(""), description="With which `veltrix dlq` asks")
     admin_url: str = Field("", description="Where `veltrix dlq` finds it; empty: this host, admin_port")
@@ -241,6 +256,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SASL_PLAINTEXT sends the password in clear: use SASL_SSL, or VELTRIX_KAFKA_ALLOW_SASL_PLAINTEXT=true in a test"
             )
+        if self.admin_oidc_issuer and not self.admin_oidc_audience:
+            raise ValueError("admin_oidc_issuer needs admin_oidc_audience: without it tokens for other services would be taken")
         if self.sidecar_host not in LOOPBACK and not self.sidecar_allow_remote:
             raise ValueError(
                 f"sidecar_host {self.sidecar_host} is not loopback and the sidecar has no login: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod"

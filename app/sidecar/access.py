@@ -1,11 +1,13 @@
-"""Who asks, and whether they may: bearer tokens of a file, which is read again when it changes.
+"""Who asks, and whether they may: bearer tokens, of a file (read again when it changes) or of an identity provider.
 
-Without a file everybody who reaches the process may do everything: only on loopback.
+Without either everybody who reaches the process may do everything: only on loopback.
 """
 
 from __future__ import annotations
 
 import hmac
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Final, Protocol, cast
 
@@ -14,6 +16,7 @@ from fastapi import Depends, Request
 
 from app.dead_letters.roles import IMPLIED, BadTokensFile, Caller, Role, digest_of, parse_tokens
 from app.sidecar.problems import Problem
+from app.sidecar.rates import Rates
 
 log = structlog.get_logger(__name__)
 
@@ -24,21 +27,62 @@ MAX_NAME: Final = 200
 class Access(Protocol):
     """Who a request is from."""
 
-    def caller(self, request: Request) -> Caller:
-        """Raises Problem 401."""
+    async def caller(self, request: Request) -> Caller:
+        """Raises Problem 401, or 429."""
         ...
 
 
 class Everybody:
     """On loopback, without log-ins: who asks says who it is."""
 
-    def caller(self, request: Request) -> Caller:
+    async def caller(self, request: Request) -> Caller:
         """See :class:`Access`."""
         return Caller(request.headers.get(USER_HEADER, "operator")[:MAX_NAME] or "operator", IMPLIED["admin"])
 
 
+class Bearers(Protocol):
+    """Who knows tokens."""
+
+    async def find(self, token: str) -> Caller | None:
+        """Whose it is; None: nobody's."""
+        ...
+
+
+class LogIn:
+    """Everybody needs a token that one of ``known`` knows, and may ask so often.
+
+    Who has none is told apart by address.
+    """
+
+    def __init__(self, known: Sequence[Bearers], rates: Rates) -> None:
+        self._known, self._rates = known, rates
+
+    async def caller(self, request: Request) -> Caller:
+        """See :class:`Access`."""
+        found = await self._find(request.headers.get("authorization", ""))
+        address = request.client.host if request.client else ""
+        wait_s = self._rates.take(f"by name {found.name}" if found else f"from {address}")
+        if wait_s:
+            detail = "More requests than one caller may make (VELTRIX_ADMIN_REQUESTS_PER_S)."
+            raise Problem(429, "too-many-requests", detail, headers={"retry-after": str(math.ceil(wait_s))})
+        if found is None:
+            detail = "A bearer token is needed: of your identity provider, or one that `veltrix dlq token` makes."
+            raise Problem(401, "unauthorized", detail, headers={"www-authenticate": "Bearer"})
+        return found
+
+    async def _find(self, authorization: str) -> Caller | None:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token.strip():
+            return None
+        for bearers in self._known:
+            found = await bearers.find(token.strip())
+            if found is not None:
+                return found
+        return None
+
+
 class TokenFile:
-    """Bearer tokens.
+    """Bearer tokens of a file.
 
     Raises:
         BadTokensFile: when made; a file that becomes wrong later is logged, and what was known stays in force.
@@ -50,22 +94,13 @@ class TokenFile:
         self._stamp = 0.0
         self._read()
 
-    def caller(self, request: Request) -> Caller:
-        """See :class:`Access`."""
+    async def find(self, token: str) -> Caller | None:
+        """See :class:`Bearers`."""
         self._read_again()
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        digest = digest_of(token.strip())
-        found = None
+        digest, found = digest_of(token), None
         for known, caller in self._known.items():  # all of them: the time says nothing
             if hmac.compare_digest(known, digest):
                 found = caller
-        if scheme.lower() != "bearer" or found is None:
-            raise Problem(
-                401,
-                "unauthorized",
-                "A bearer token is needed; `veltrix dlq token` makes one.",
-                headers={"www-authenticate": "Bearer"},
-            )
         return found
 
     def _read_again(self) -> None:
@@ -87,8 +122,8 @@ class TokenFile:
 def identified(access: Access) -> Any:
     """A dependency of a whole router: who asks, who may look at least."""
 
-    def identify(request: Request) -> None:
-        request.state.caller = caller = access.caller(request)
+    async def identify(request: Request) -> None:
+        request.state.caller = caller = await access.caller(request)
         require(caller, "viewer")
 
     return Depends(identify)

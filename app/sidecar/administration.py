@@ -23,6 +23,7 @@ from app.sidecar.dead_letter_exports import exports_router
 from app.sidecar.dead_letter_jobs import jobs_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
+from app.sidecar.masking import Masks
 from app.sidecar.metrics import metrics_router
 from app.sidecar.problems import Problem
 from app.topics import INTERACTIONS, dead_letters_of
@@ -66,7 +67,8 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
     admin.include_router(_health_router(deps.follower, settings.app_version))
     admin.include_router(metrics_router(deps.registry))
-    admin.include_router(dead_letters_router(deps.index, default_queue, deps.access), prefix="/api/v1")
+    masks = Masks(settings.dlq_masked_fields)
+    admin.include_router(dead_letters_router(deps.index, default_queue, deps.access, masks), prefix="/api/v1")
     admin.include_router(groups_router(deps.index, deps.desk, deps.validate, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, deps.access), prefix="/api/v1")
     admin.include_router(jobs_router(deps.board, deps.access, default_queue), prefix="/api/v1")

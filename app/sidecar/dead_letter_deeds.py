@@ -6,7 +6,6 @@ What each needs: see :mod:`app.sidecar.access`.
 from __future__ import annotations
 
 import base64
-import binascii
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
@@ -264,5 +263,5 @@ def _version(if_match: str | None) -> int | None:
 def _bytes(text: str | None) -> bytes | None:
     try:
         return None if text is None else base64.b64decode(text, validate=True)
-    except binascii.Error:
+    except ValueError:  # not base64, or not even ASCII
         raise Problem(422, "invalid-request", "value_base64: not base64") from None

@@ -9,7 +9,7 @@ import orjson
 from pydantic import BaseModel
 
 from app.dead_letters.api import DeadLetterRecord, Page, QueueSummary
-from app.dead_letters.headers import MANAGED, rfc3339
+from app.dead_letters.headers import rfc3339
 
 
 class QueueView(BaseModel):
@@ -145,12 +145,6 @@ def record_view(record: DeadLetterRecord) -> RecordView:
         "edited": record.edited,
     }
     return RecordView.model_validate(whole)
-
-
-def without_payload(view: RecordView) -> RecordView:
-    """For who may not see what customers sent: sizes and our own headers stay."""
-    headers = [(name, *(values if name in MANAGED else (None, None))) for name, *values in view.headers]
-    return view.model_copy(update={"value": None, "headers": headers})
 
 
 def bytes_view(raw: bytes | None) -> BytesView | None:

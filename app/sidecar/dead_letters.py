@@ -19,7 +19,8 @@ from app.dead_letters.api import (
     UnknownRecord,
 )
 from app.sidecar.access import PAYLOAD_READER, Access, Asker, Everybody, identified, require
-from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view, without_payload
+from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
+from app.sidecar.masking import EVERYTHING, Masks
 from app.sidecar.problems import Problem
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
@@ -55,8 +56,16 @@ def filters(
     )
 
 
-def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access | None = None) -> APIRouter:
-    """``/dlq/queues`` and ``/dlq/records``. ``access`` None: whoever reaches this process may read."""
+def dead_letters_router(
+    reader: DeadLetters, default_queue: str, access: Access | None = None, masks: Masks | None = None
+) -> APIRouter:
+    """``/dlq/queues`` and ``/dlq/records``.
+
+    Args:
+        access: None: whoever reaches this process may read.
+        masks: what those without the role payload-reader do not see; None: no value at all.
+    """
+    hidden = masks or Masks(EVERYTHING)
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access or Everybody())])
 
     async def one(record_id: str) -> DeadLetterRecord:
@@ -81,19 +90,20 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access 
         cursor: Annotated[str | None, Query(max_length=4096)] = None,
     ) -> PageView:
         """Newest first, without values. Go on with `next_cursor` until it is null."""
-        if narrowed.query is not None:
+        if narrowed.query is not None or (narrowed.key is not None and hidden.hides_keys):
             require(caller, "payload-reader")  # what can be searched for can be guessed
         with read_problems():
-            return page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
+            page = page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
+        return page if caller.may("payload-reader") else hidden.page(page)
 
     @router.get("/records/{record_id}")
     async def record(record_id: str, caller: Asker) -> RecordView:
         """One record by `topic:partition:offset`: original bytes, all headers, decoded where possible.
 
-        Values of the record and of its own headers are for `payload-reader`; others get the rest.
+        Values of the record and of its own headers are for `payload-reader`; others get the rest, masked.
         """
-        found = await one(record_id)
-        return record_view(found) if caller.may("payload-reader") else without_payload(record_view(found))
+        view = record_view(await one(record_id))
+        return view if caller.may("payload-reader") else hidden.record(view)
 
     @router.get("/records/{record_id}/raw", response_class=Response, dependencies=[PAYLOAD_READER])
     async def raw(record_id: str) -> Response:

@@ -17,10 +17,12 @@ from app.admin import access_of
 from app.dead_letters.api import UnknownQueue
 from app.dead_letters.roles import ROLES, BadTokensFile, Role, digest_of, new_token, parse_tokens
 from app.settings import Settings
-from app.sidecar.access import Access, Everybody, TokenFile
+from app.sidecar.access import Access, Everybody, LogIn, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
+from app.sidecar.rates import Rates
 
 BASE = "/api/v1/dlq"
+AT_WILL = Rates(1e9)
 ID = "dlq.veltrix.interactions:0:0"
 #: Route, a body that is well formed, and the least role.
 RULES: dict[tuple[str, str], tuple[Any, Role]] = {
@@ -85,7 +87,7 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[Role, s
 
 @pytest.fixture(scope="module")
 def guarded_app(tokens: tuple[Path, dict[Role, str]]) -> FastAPI:
-    return application(TokenFile(tokens[0]))
+    return application(LogIn([TokenFile(tokens[0])], AT_WILL))
 
 
 @pytest.fixture
@@ -142,7 +144,7 @@ async def test_a_token_that_is_taken_out_of_the_file_is_worth_nothing_and_a_brok
 ) -> None:
     path, made = tmp_path / "tokens", tokens[1]
     path.write_text(tokens[0].read_text())
-    transport = httpx.ASGITransport(application(TokenFile(path)))
+    transport = httpx.ASGITransport(application(LogIn([TokenFile(path)], AT_WILL)))
     guarded = httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1")
 
     async def status(role: Role) -> int:
@@ -192,5 +194,22 @@ def test_beyond_loopback_there_is_no_admin_without_tokens(tmp_path: Path) -> Non
         access_of(Settings(admin_tokens_file=tmp_path / "none"))
     file = tmp_path / "tokens"
     file.write_text(new_token("ann", "admin")[1])
-    assert isinstance(access_of(Settings(admin_tokens_file=file, **remote)), TokenFile)
+    assert isinstance(access_of(Settings(admin_tokens_file=file, **remote)), LogIn)
+    provider: dict[str, Any] = {"admin_oidc_issuer": "https://login.example.org", "admin_oidc_audience": "veltrix"}
+    assert isinstance(access_of(Settings(**provider, **remote)), LogIn)
     assert isinstance(access_of(Settings()), Everybody)
+
+
+async def test_who_asks_too_often_waits_and_the_others_do_not(tokens: tuple[Path, dict[Role, str]]) -> None:
+    app = application(LogIn([TokenFile(tokens[0])], Rates(1.0)))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
+
+        async def answers(header: dict[str, str]) -> list[int]:
+            return [(await client.get(f"{BASE}/queues", headers=header)).status_code for _ in range(3)]
+
+        assert await answers(bearer(tokens[1]["viewer"])) == [404, 404, 429]
+        assert await answers(bearer(tokens[1]["admin"])) == [404, 404, 429]
+        assert await answers({}) == [401, 401, 429], "guessing has a limit as well"
+        refused = await client.get(f"{BASE}/queues", headers=bearer(tokens[1]["viewer"]))
+        assert (refused.headers["retry-after"], refused.json()["type"]) == ("1", "urn:veltrix:problem:too-many-requests")
+        assert (await client.get("/livez")).status_code == 200
