@@ -34,13 +34,13 @@ from app.declared import wanted
 from app.domain.errors import Rejection
 from app.domain.validation import classify
 from app.engine.guard import DataDirLocked, lock_data_dir, refuse
+from app.enrichment.api import ReferenceConfigError, ReferenceSchemaError
+from app.enrichment.join import Joiner, joiner_of
 from app.kafka_clients import KafkaConnectError, client_options
-from app.settings import LOOPBACK, Settings, SettingsError, load_settings
-from app.sidecar.access import Access, Bearers, Everybody, LogIn, TokenFile
+from app.settings import Settings, SettingsError, load_settings
 from app.sidecar.administration import AdminDeps, create_admin
 from app.sidecar.dead_letter_deeds import Validate, Verdict
-from app.sidecar.oidc import IdentityProvider, Provider
-from app.sidecar.rates import Rates
+from app.sidecar.log_ins import admin_access
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
 from app.telemetry.engine import BuildInfo
@@ -77,12 +77,12 @@ async def administer(settings: Settings) -> None:
         audit = AuditReader(settings, topics.audit)
         for close in (index.aclose, reader.aclose, audit.aclose, source.aclose, deeds.aclose, board.aclose):
             stack.push_async_callback(close)
-        desk, validate = Desk(index, follower, deeds, topics), validator(settings, ours)
+        desk, validate = Desk(index, follower, deeds, topics), validator(settings, ours, await reference_of(settings, stack))
 
         async def numbers() -> dict[str, QueueNumbers]:
             return {queue: QueueNumbers(*await index.pending(queue)) for queue in queues}
 
-        deps = AdminDeps(settings, index, audit, follower, desk, board, validate, access_of(settings), registry)
+        deps = AdminDeps(settings, index, audit, follower, desk, board, validate, admin_access(settings), registry)
         await _serve(settings, deps, metrics.watch(numbers))
 
 
@@ -135,48 +135,32 @@ async def _take_up(deps: AdminDeps) -> None:
     await deps.board.resume_all()
 
 
-def validator(settings: Settings, ours: Ours) -> Validate:
-    """The deployed rules of decoding and validation, without any effect. Reference data is not asked for."""
+async def reference_of(settings: Settings, stack: AsyncExitStack) -> Joiner | None:
+    """Reference data as workers join it, without their Redis: trying an event must not fill what they share."""
+    joiner = joiner_of(settings)
+    if joiner is not None:
+        from app.enrichment.opening import open_reference  # SQLAlchemy, for those who enrich
+
+        joiner.cache = await open_reference(settings, None)
+        stack.push_async_callback(joiner.cache.aclose)
+    return joiner
+
+
+def validator(settings: Settings, ours: Ours, reference: Joiner | None) -> Validate:
+    """The deployed rules of decoding, validation and enrichment, without any effect."""
     limits = Rules.from_settings(settings).limits
 
     async def validate(letter: DeadLetterRecord, value: bytes | None) -> Verdict:
         found = classify(replay_of(letter, ours, "validate", value=value, force=True), limits)
         if isinstance(found, Rejection):
             return Verdict(passes=False, stage=found.stage, reason=found.reason.value, message=found.message)
+        missing = None if reference is None else await reference.missing(found.event.user_id, found.items)
+        if missing is not None:
+            message = f"reference data: {missing}"
+            return Verdict(passes=False, stage="enrich", reason="reference_unavailable", message=message)
         return Verdict(passes=True)
 
     return validate
-
-
-def access_of(settings: Settings) -> Access:
-    """Tokens of a file, of an identity provider, or of both; or everybody on loopback.
-
-    Raises:
-        BadTokensFile: the file is wrong, or nobody needs to log in although others than this host can ask.
-    """
-    known: list[Bearers] = []
-    if settings.admin_tokens_file is not None:
-        known.append(TokenFile(settings.admin_tokens_file))
-    if settings.admin_oidc_issuer:
-        known.append(
-            IdentityProvider(
-                Provider(
-                    settings.admin_oidc_issuer,
-                    settings.admin_oidc_audience,
-                    settings.admin_oidc_jwks_url,
-                    settings.admin_oidc_roles_claim,
-                )
-            )
-        )
-    if known:
-        return LogIn(known, Rates(settings.admin_requests_per_s))
-    if settings.sidecar_host not in LOOPBACK:
-        raise BadTokensFile(
-            f"`veltrix admin` listens on {settings.sidecar_host}, beyond loopback, and nobody needs to log in: make a token with "
-            "`veltrix dlq token`, put its line into a file, and name that in VELTRIX_ADMIN_TOKENS_FILE; or name your identity "
-            "provider in VELTRIX_ADMIN_OIDC_ISSUER"
-        )
-    return Everybody()
 
 
 def main() -> None:
@@ -187,12 +171,12 @@ def main() -> None:
         sys.exit(f"{exc}")
     configure_logging(settings)
     try:
-        access_of(settings)
+        admin_access(settings)
         with lock_data_dir(settings.admin_dir):
             uvloop.run(administer(settings))
     except DataDirLocked as exc:
         refuse(f"{exc.path} belongs to another running `veltrix admin`: stop it or set another VELTRIX_ADMIN_DIR")
-    except (BadTokensFile, KafkaConnectError, SidecarBindError, TopicAdminError) as exc:
+    except (BadTokensFile, ReferenceConfigError, ReferenceSchemaError, KafkaConnectError, SidecarBindError, TopicAdminError) as exc:
         refuse(str(exc))
 
 

@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import structlog
 from aiokafka import AIOKafkaProducer
+from fastapi import FastAPI
 from mode.types import ServiceT
 from prometheus_client import CollectorRegistry
 
@@ -17,6 +18,7 @@ from app.dead_letters import headers as h
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
 from app.dead_letters.retries import TieredRetries
+from app.dead_letters.roles import BadTokensFile
 from app.declared import AGENT_FILES, lookup_views, wanted
 from app.engine import broken_connection
 from app.engine.api import Retries
@@ -111,9 +113,7 @@ def build(settings: Settings) -> EngineApp:
         return [
             BootChecks(settings, lambda: boot_problems(settings, stream_app)),
             Closing(lookups.aclose, letters.aclose, *([follower.aclose] if follower else []), *close_tracing),
-            Sidecar(
-                HotLookups(create_sidecar(deps), lookups, allowed_hosts(settings)), settings.sidecar_host, settings.sidecar_port
-            ),
+            Sidecar(HotLookups(_sidecar_of(deps), lookups, allowed_hosts(settings)), settings.sidecar_host, settings.sidecar_port),
             *([references] if references else []),
             Background(loop_lag.run),
             Background(live.run),
@@ -128,6 +128,14 @@ def build(settings: Settings) -> EngineApp:
 
     stream_app.conf.Worker = cast("Any", worker_class(services))
     return stream_app
+
+
+def _sidecar_of(deps: SidecarDeps) -> FastAPI:
+    try:
+        return create_sidecar(deps)
+    except BadTokensFile as exc:
+        refuse(str(exc))
+        raise
 
 
 class Sidecar(SidecarService):

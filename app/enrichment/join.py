@@ -102,6 +102,11 @@ class Joiner:
         by_item = [TableAnswers(table, await _answers(cache, table, products)) for table in self._by_item]
         return Joined(by_user, by_item)
 
+    async def missing(self, user_id: str | None, items: tuple[str, ...]) -> str | None:
+        """Why one event would have to wait now; None: it would not."""
+        joined = await self.look_up([user_id] if user_id else [], items)
+        return joined.unavailable(user_id, items)
+
 
 def joiner_of(settings: Settings) -> Joiner | None:
     """What the settings declare, without a cache yet; None: switched off.

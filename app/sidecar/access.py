@@ -40,6 +40,14 @@ class Everybody:
         return Caller(request.headers.get(USER_HEADER, "operator")[:MAX_NAME] or "operator", IMPLIED["admin"])
 
 
+class Strangers:
+    """Beyond loopback, without log-ins: whoever asks sees lists and headers, and nothing that customers sent."""
+
+    async def caller(self, request: Request) -> Caller:
+        """See :class:`Access`."""
+        return Caller("stranger", IMPLIED["viewer"])
+
+
 class Bearers(Protocol):
     """Who knows tokens."""
 

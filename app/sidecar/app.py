@@ -15,7 +15,9 @@ from app.sidecar.deps import SidecarDeps
 from app.sidecar.health import ProgressWatchdog, health_router
 from app.sidecar.lanes import lanes_router
 from app.sidecar.ledger import ledger_router
+from app.sidecar.log_ins import worker_access
 from app.sidecar.lookups import lookups_router
+from app.sidecar.masking import Masks
 from app.sidecar.metrics import measure_http, metrics_router
 from app.sidecar.middleware import MAX_REQUESTS, HostCheck, Limits, SameOrigin, SecurityHeaders
 from app.sidecar.references import references_router
@@ -49,7 +51,7 @@ def create_sidecar(deps: SidecarDeps) -> FastAPI:
     default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
     for router in (
         lookups_router(deps.lookups),
-        dead_letters_router(deps.dead_letters, default_queue),
+        dead_letters_router(deps.dead_letters, default_queue, worker_access(settings), Masks(settings.dlq_masked_fields)),
         ledger_router(deps.engine),
         lanes_router(deps.engine),
         breaker_router(deps.engine, deps.breakers),

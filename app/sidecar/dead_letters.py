@@ -18,9 +18,9 @@ from app.dead_letters.api import (
     UnknownQueue,
     UnknownRecord,
 )
-from app.sidecar.access import PAYLOAD_READER, Access, Asker, Everybody, identified, require
+from app.sidecar.access import PAYLOAD_READER, Access, Asker, identified, require
 from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
-from app.sidecar.masking import EVERYTHING, Masks
+from app.sidecar.masking import Masks
 from app.sidecar.problems import Problem
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
@@ -56,17 +56,9 @@ def filters(
     )
 
 
-def dead_letters_router(
-    reader: DeadLetters, default_queue: str, access: Access | None = None, masks: Masks | None = None
-) -> APIRouter:
-    """``/dlq/queues`` and ``/dlq/records``.
-
-    Args:
-        access: None: whoever reaches this process may read.
-        masks: what those without the role payload-reader do not see; None: no value at all.
-    """
-    hidden = masks or Masks(EVERYTHING)
-    router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access or Everybody())])
+def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access, hidden: Masks) -> APIRouter:
+    """``/dlq/queues`` and ``/dlq/records``. ``hidden``: what those without the role payload-reader do not see."""
+    router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
 
     async def one(record_id: str) -> DeadLetterRecord:
         with read_problems():

@@ -13,12 +13,12 @@ import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
 
-from app.admin import access_of
 from app.dead_letters.api import UnknownQueue
 from app.dead_letters.roles import ROLES, BadTokensFile, Role, digest_of, new_token, parse_tokens
 from app.settings import Settings
-from app.sidecar.access import Access, Everybody, LogIn, TokenFile
+from app.sidecar.access import Access, Everybody, LogIn, Strangers, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
+from app.sidecar.log_ins import admin_access, worker_access
 from app.sidecar.rates import Rates
 
 BASE = "/api/v1/dlq"
@@ -189,15 +189,15 @@ def test_a_token_is_long_new_each_time_and_not_in_its_line() -> None:
 def test_beyond_loopback_there_is_no_admin_without_tokens(tmp_path: Path) -> None:
     remote: dict[str, Any] = {"sidecar_host": "0.0.0.0", "sidecar_allow_remote": True}
     with pytest.raises(BadTokensFile, match="VELTRIX_ADMIN_TOKENS_FILE"):
-        access_of(Settings(**remote))
+        admin_access(Settings(**remote))
     with pytest.raises(BadTokensFile, match="cannot be read"):
-        access_of(Settings(admin_tokens_file=tmp_path / "none"))
+        admin_access(Settings(admin_tokens_file=tmp_path / "none"))
     file = tmp_path / "tokens"
     file.write_text(new_token("ann", "admin")[1])
-    assert isinstance(access_of(Settings(admin_tokens_file=file, **remote)), LogIn)
+    assert isinstance(admin_access(Settings(admin_tokens_file=file, **remote)), LogIn)
     provider: dict[str, Any] = {"admin_oidc_issuer": "https://login.example.org", "admin_oidc_audience": "veltrix"}
-    assert isinstance(access_of(Settings(**provider, **remote)), LogIn)
-    assert isinstance(access_of(Settings()), Everybody)
+    assert isinstance(admin_access(Settings(**provider, **remote)), LogIn)
+    assert isinstance(admin_access(Settings()), Everybody)
 
 
 async def test_who_asks_too_often_waits_and_the_others_do_not(tokens: tuple[Path, dict[Role, str]]) -> None:
@@ -213,3 +213,16 @@ async def test_who_asks_too_often_waits_and_the_others_do_not(tokens: tuple[Path
         refused = await client.get(f"{BASE}/queues", headers=bearer(tokens[1]["viewer"]))
         assert (refused.headers["retry-after"], refused.json()["type"]) == ("1", "urn:veltrix:problem:too-many-requests")
         assert (await client.get("/livez")).status_code == 200
+
+
+async def test_a_worker_beyond_loopback_shows_strangers_nothing_that_customers_sent(tmp_path: Path) -> None:
+    remote: dict[str, Any] = {"sidecar_host": "0.0.0.0", "sidecar_allow_remote": True}
+    file = tmp_path / "tokens"
+    file.write_text(new_token("ann", "admin")[1])
+    assert isinstance(worker_access(Settings()), Everybody)
+    assert isinstance(worker_access(Settings(**remote)), Strangers)
+    assert isinstance(worker_access(Settings(admin_tokens_file=file, **remote)), LogIn)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(application(Strangers())), base_url="http://127.0.0.1") as client:
+        found = [(await client.get(f"{BASE}{path}")).status_code for path in ("/records", f"/records/{ID}/raw", "/export")]
+        changed = await client.post(f"{BASE}/discards", json={"reason": "r"})
+    assert (found, changed.status_code) == ([404, 403, 403], 403)
