@@ -76,22 +76,36 @@ class Desk:
         found = await self._index.ask(record_id, IndexReader.state)
         return found or LetterState("pending", version=0)
 
-    async def discard(self, record_id: str, by: str, reason: str, expected: int | None = None) -> LetterState:
+    async def discard(
+        self, record_id: str, by: str, reason: str, expected: int | None = None, request: str | None = None
+    ) -> LetterState:
         """Nobody needs it: it stays in its topic and leaves the list of what is to be done.
+
+        A ``request`` (an Idempotency-Key) that is asked twice by one person is carried out once and answered twice.
 
         Raises:
             UnknownRecord, Conflict, UnknownQueue, InvalidQuery, DeadLettersUnavailable
         """
         async with self._turn(record_id):
             letter = await self._letter(record_id)
-            done = self._next(await self._open_state(record_id, expected), "discarded", by, note=reason)
+            if (known := await self._done_before(record_id, "discarded", by, request)) is not None:
+                return known
+            done = self._next(await self._open_state(record_id, expected), "discarded", by, note=reason, request=request)
             await self._carry_out(letter, done, self._audit("discard", by, record_id, "discarded", reason))
         return done
 
     async def replay(
-        self, record_id: str, by: str, reason: str, *, value: bytes | None = None, force: bool = False, expected: int | None = None
+        self,
+        record_id: str,
+        by: str,
+        reason: str,
+        *,
+        value: bytes | None = None,
+        force: bool = False,
+        expected: int | None = None,
+        request: str | None = None,
     ) -> LetterState:
-        """Send it again, in one transaction with its new state.
+        """Send it again, in one transaction with its new state. ``request``: as of ``discard``.
 
         Raises:
             NotReplayable: see ``replay_of``; what was replayed too often becomes ``exhausted``.
@@ -100,6 +114,8 @@ class Desk:
         job = f"single-{uuid.uuid4().hex[:12]}"
         async with self._turn(record_id):
             letter = await self._letter(record_id)
+            if (known := await self._done_before(record_id, "replayed", by, request)) is not None:
+                return known
             state = await self._open_state(record_id, expected, force=force)
             try:
                 edit = None if value is None else job
@@ -109,7 +125,7 @@ class Desk:
                     audit = self._audit("replay", by, record_id, "exhausted", reason)
                     await self._carry_out(letter, self._next(state, "exhausted", by, note=str(exc)), audit)
                 raise
-            done = self._next(state, "replayed", by, job=job, note=reason)
+            done = self._next(state, "replayed", by, job=job, note=reason, request=request)
             audit = self._audit("replay", by, record_id, "replayed", reason, job=job, edited=value is not None, force=force)
             await self._carry_out(letter, done, audit, written(record))
         return done
@@ -150,6 +166,15 @@ class Desk:
             raise UnknownRecord.letter(record_id)
         return letter
 
+    async def _done_before(self, record_id: str, status: Status, by: str, request: str | None) -> LetterState | None:
+        """What this very request has done already; None: it has not."""
+        state = await self.state(record_id)
+        if request is None or (state.request, state.by) != (request, by):
+            return None
+        if state.status != status:
+            raise Conflict(f"the Idempotency-Key {request!r} was used for {record_id} to make it {state.status}", state.version)
+        return state
+
     async def _open_state(self, record_id: str, expected: int | None, *, force: bool = False) -> LetterState:
         state = await self.state(record_id)
         if expected is not None and expected != state.version:
@@ -159,9 +184,16 @@ class Desk:
         return state
 
     def _next(
-        self, before: LetterState, status: Status, by: str, *, job: str | None = None, note: str | None = None
+        self,
+        before: LetterState,
+        status: Status,
+        by: str,
+        *,
+        job: str | None = None,
+        note: str | None = None,
+        request: str | None = None,
     ) -> LetterState:
-        return LetterState(status, by, rfc3339(self._now_ms()), job, note, before.version + 1)
+        return LetterState(status, by, rfc3339(self._now_ms()), job, note, before.version + 1, request)
 
     async def _carry_out(self, letter: DeadLetterRecord, state: LetterState, audit: Written, *records: Written) -> None:
         key = letter_key(letter.topic, letter.partition, letter.offset)

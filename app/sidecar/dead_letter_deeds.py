@@ -32,7 +32,9 @@ from app.sidecar.problems import Problem
 _ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
 
 Text = Annotated[str | None, Query(max_length=1024)]
-IfMatch = Annotated[str | None, Header(alias="if-match", max_length=64)]
+IfMatch = Annotated[str | None, Header(alias="if-match", max_length=64, examples=['"3"'])]
+IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200, examples=["fix-1.4.2"])]
+"""A request that is sent twice with one of these is carried out once, and answered twice"""
 
 
 class Verdict(BaseModel):
@@ -190,20 +192,26 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
             return await validate(letter, _bytes(request.value_base64))
 
     @router.post("/records/{record_id}/replay", dependencies=[OPERATOR])
-    async def replay(record_id: str, request: Replay, response: Response, caller: Asker, if_match: IfMatch = None) -> StateView:
+    async def replay(
+        record_id: str, request: Replay, response: Response, caller: Asker, if_match: IfMatch = None, key: IdempotencyKey = None
+    ) -> StateView:
         """Send it again, to where it came from, with its key, timestamp and headers. Other bytes, or by force: for `admin`."""
         if request.value_base64 is not None or request.force:
             require(caller, "admin")
         value, expected = _bytes(request.value_base64), _version(if_match)
         with problems():
-            done = await desk.replay(record_id, caller.name, request.reason, value=value, force=request.force, expected=expected)
+            done = await desk.replay(
+                record_id, caller.name, request.reason, value=value, force=request.force, expected=expected, request=key
+            )
         return _state(record_id, done, response)
 
     @router.post("/records/{record_id}/discard", dependencies=[ADMIN])
-    async def discard(record_id: str, request: Discard, response: Response, caller: Asker, if_match: IfMatch = None) -> StateView:
+    async def discard(
+        record_id: str, request: Discard, response: Response, caller: Asker, if_match: IfMatch = None, key: IdempotencyKey = None
+    ) -> StateView:
         """Nobody needs it. It stays in its topic until retention takes it."""
         with problems():
-            done = await desk.discard(record_id, caller.name, request.reason, _version(if_match))
+            done = await desk.discard(record_id, caller.name, request.reason, _version(if_match), key)
         return _state(record_id, done, response)
 
     return router

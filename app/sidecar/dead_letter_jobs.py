@@ -5,21 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Response
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from app.dead_letters.api import Filters
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.job_board import JobBoard, JobConflict, JobOrder, JobView, Order, UnknownJob
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
-from app.sidecar.dead_letter_deeds import problems
+from app.sidecar.dead_letter_deeds import IdempotencyKey, problems
 from app.sidecar.dead_letters import epoch_ms
 from app.sidecar.problems import Problem
-
-IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200)]
 
 
 class Strict(BaseModel):

@@ -195,6 +195,33 @@ def test_a_letter_is_found_tried_mended_and_sent_again_exactly_once(
     ]  # fmt: skip
 
 
+def test_a_request_that_is_sent_twice_with_one_key_is_carried_out_once_and_answered_twice(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin, tmp_path: Path
+) -> None:
+    settings = topics()
+    one = worker(settings)
+    one_letter(settings, one, "once-1")
+    desk = admin(settings, tmp_path / "admin")
+    desk.wait_ready()
+    until(lambda: len(desk.records(q="once-1")) == 1, "the letter is not indexed")
+    path = f"/records/{desk.records(q='once-1')[0]['id']}"
+    order = {"reason": "again", "value_base64": b64(json.dumps({"userId": "42", **json.loads(no_identity("once-1"))}).encode())}
+
+    first = desk.post(f"{path}/replay", order, idempotency_key="try-1")
+    desk.process.kill()  # the answer may have been lost with it
+    desk = admin(settings, tmp_path / "admin")
+    desk.wait_ready()
+    second = desk.post(f"{path}/replay", order, idempotency_key="try-1")
+    assert (first.status_code, second.status_code) == (200, 200)
+    assert first.json() == second.json()
+    assert desk.post(f"{path}/replay", order, idempotency_key="try-2").status_code == 409
+    assert desk.post(f"{path}/replay", order, idempotency_key="try-1", x_veltrix_user="bob").status_code == 409, "another's key"
+    other = desk.post(f"{path}/discard", {"reason": "no"}, idempotency_key="try-1")
+    assert (other.status_code, "try-1" in other.json()["detail"]) == (409, True)
+    until(lambda: "once-1" in truth.Outcome.of(settings).values, "it did not come out")
+    assert truth.ledger(one)["duplicates"] == 0, "sent once"
+
+
 def read_single(settings: Settings, topic: str) -> list[Any]:
     """Records of a topic with one partition."""
     return truth.read(settings.model_copy(update={"partitions": 1}), topic)

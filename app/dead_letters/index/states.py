@@ -30,6 +30,8 @@ class LetterState(msgspec.Struct, frozen=True, omit_defaults=True):
     job: str | None = None
     note: str | None = None
     version: int = 1
+    request: str | None = None
+    """The Idempotency-Key of whoever did it"""
 
 
 class GroupNote(msgspec.Struct, frozen=True, omit_defaults=True):
