@@ -62,7 +62,12 @@ class AdminDeps:
 def create_admin(deps: AdminDeps) -> FastAPI:
     """Build the application; opens nothing and starts nothing."""
     settings = deps.settings
-    admin = FastAPI(title=f"Veltrix dead letters of {settings.app_id}", version=settings.app_version, redoc_url=None)
+    admin = FastAPI(
+        title=f"Veltrix dead letters of {settings.app_id}",
+        version=settings.app_version,
+        redoc_url=None,
+        responses=problems.RESPONSES,
+    )
     problems.install(admin)
     default_queue = dead_letters_of(settings.app_id, INTERACTIONS)
     admin.include_router(_health_router(deps.follower, settings.app_version))

@@ -43,7 +43,9 @@ LINKS = {
 def create_sidecar(deps: SidecarDeps) -> FastAPI:
     """Build the application; opens nothing and starts nothing."""
     settings = deps.settings
-    sidecar = FastAPI(title=f"Veltrix sidecar of {settings.app_id}", version=settings.app_version, redoc_url=None)
+    sidecar = FastAPI(
+        title=f"Veltrix sidecar of {settings.app_id}", version=settings.app_version, redoc_url=None, responses=problems.RESPONSES
+    )
     problems.install(sidecar)
     watchdog = ProgressWatchdog(deps.engine, deps.watchdog, deps.loop_lag, settings.stall_timeout_ms)
     sidecar.include_router(health_router(deps.engine, watchdog, settings.app_version, deps.degraded))

@@ -42,7 +42,7 @@ def breaker_router(engine: EngineStatus, breakers: BreakerControl) -> APIRouter:
     """``/breaker``."""
     router = APIRouter(prefix="/breaker", tags=["engine"])
 
-    @router.post("/{agent}/{partition}/close", responses={404: {"description": "application/problem+json"}})
+    @router.post("/{agent}/{partition}/close")
     async def close(agent: str, partition: Annotated[int, Path(ge=0)], request: CloseRequest) -> CloseAnswer:
         """Let the partition's records through again, within a second. It opens again when they still fail."""
         lane = LaneId(agent, partition)

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Annotated, Any, Final
+from typing import Final
 
 import msgspec
-from fastapi import APIRouter, Header, Query, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from fastapi import APIRouter, Response
+from pydantic import BaseModel
 
 from app.dead_letters.api import DeadLetterRecord, Filters, Group, UnknownRecord
 from app.dead_letters.desk import Conflict, Desk
@@ -26,15 +26,23 @@ from app.dead_letters.json_patch import PatchFailed, apply_patch
 from app.dead_letters.reader import MAX_LIMIT
 from app.dead_letters.replay import NotReplayable
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
+from app.sidecar.dead_letter_requests import (
+    Discard,
+    Fingerprint,
+    GroupChange,
+    IdempotencyKey,
+    IfMatch,
+    QueueName,
+    RecordId,
+    Replay,
+    StatusName,
+    Try,
+    TryMany,
+)  # fmt: skip
 from app.sidecar.dead_letters import read_problems
 from app.sidecar.problems import Problem
 
 _ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
-
-Text = Annotated[str | None, Query(max_length=1024)]
-IfMatch = Annotated[str | None, Header(alias="if-match", max_length=64, examples=['"3"'])]
-IdempotencyKey = Annotated[str | None, Header(alias="idempotency-key", min_length=1, max_length=200, examples=["fix-1.4.2"])]
-"""A request that is sent twice with one of these is carried out once, and answered twice"""
 
 
 class Verdict(BaseModel):
@@ -76,51 +84,6 @@ class GroupsView(BaseModel):
     groups: list[GroupView]
 
 
-class GroupChange(BaseModel):
-    """What people know about a failure group. What is left out stays; null takes it away."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    note: str | None = Field(None, max_length=2000, examples=["producer 4.2 sends ids as numbers; fix is in 4.3"])
-    owner: str | None = Field(None, max_length=200, examples=["team-checkout"])
-    muted_until: AwareDatetime | None = None
-
-
-class Discard(BaseModel):
-    """Why nobody needs the record."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field(min_length=1, max_length=2000, examples=["test traffic of last Monday"])
-
-
-class Replay(BaseModel):
-    """Send the record again; with `value_base64`, with these bytes in place of its own."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    reason: str = Field(min_length=1, max_length=2000, examples=["release 1.4.2 reads this date format"])
-    value_base64: str | None = Field(None, max_length=2_000_000)
-    force: bool = False
-
-
-class Try(BaseModel):
-    """The record as it is, or with other bytes."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    value_base64: str | None = Field(None, max_length=2_000_000)
-
-
-class TryMany(BaseModel):
-    """The newest pending letters of a group, as they are or patched (RFC 6902)."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: int = Field(1000, ge=1, le=5000)
-    patch: list[dict[str, Any]] | None = Field(None, max_length=100)
-
-
 class Verdicts(BaseModel):
     """What would become of them. `failed`: how many by stage and reason; a patch that does not fit is one of them."""
 
@@ -146,13 +109,13 @@ def groups_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
 
     @router.get("/groups")
-    async def groups(queue: Text = None, status: Text = None) -> GroupsView:
+    async def groups(queue: QueueName = None, status: StatusName = None) -> GroupsView:
         """Dead letters by kind of failure; with `status` only such with letters of that status."""
         with problems():
             return GroupsView(groups=[group_view(group) for group in await index.groups(queue or default_queue, status)])
 
     @router.patch("/groups/{fingerprint}", dependencies=[OPERATOR])
-    async def annotate(fingerprint: str, change: GroupChange, caller: Asker, queue: Text = None) -> GroupView:
+    async def annotate(fingerprint: Fingerprint, change: GroupChange, caller: Asker, queue: QueueName = None) -> GroupView:
         """Say what is known about it, whose it is, until when nobody needs to hear of it."""
         changes = change.model_dump(exclude_unset=True)
         if changes.get("muted_until") is not None:
@@ -163,7 +126,7 @@ def groups_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access
         return next(group_view(group) for group in found if group.fingerprint == fingerprint)
 
     @router.post("/groups/{fingerprint}/validate", dependencies=[OPERATOR])
-    async def try_many(fingerprint: str, request: TryMany, queue: Text = None) -> Verdicts:
+    async def try_many(fingerprint: Fingerprint, request: TryMany, queue: QueueName = None) -> Verdicts:
         """Would they pass now? Asked before they are sent again."""
         with problems():
             name = queue or default_queue
@@ -177,13 +140,13 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
 
     @router.get("/records/{record_id}/state")
-    async def state(record_id: str, response: Response) -> StateView:
+    async def state(record_id: RecordId, response: Response) -> StateView:
         """What was done about it so far."""
         with problems():
             return _state(record_id, await desk.state(record_id), response)
 
     @router.post("/records/{record_id}/validate", dependencies=[OPERATOR])
-    async def try_it(record_id: str, request: Try) -> Verdict:
+    async def try_it(record_id: RecordId, request: Try) -> Verdict:
         """Would it pass now? The deployed rules, and no effect of any kind."""
         with problems():
             letter = await index.record(record_id)
@@ -193,7 +156,12 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
 
     @router.post("/records/{record_id}/replay", dependencies=[OPERATOR])
     async def replay(
-        record_id: str, request: Replay, response: Response, caller: Asker, if_match: IfMatch = None, key: IdempotencyKey = None
+        record_id: RecordId,
+        request: Replay,
+        response: Response,
+        caller: Asker,
+        if_match: IfMatch = None,
+        key: IdempotencyKey = None,
     ) -> StateView:
         """Send it again, to where it came from, with its key, timestamp and headers. Other bytes, or by force: for `admin`."""
         if request.value_base64 is not None or request.force:
@@ -207,7 +175,12 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
 
     @router.post("/records/{record_id}/discard", dependencies=[ADMIN])
     async def discard(
-        record_id: str, request: Discard, response: Response, caller: Asker, if_match: IfMatch = None, key: IdempotencyKey = None
+        record_id: RecordId,
+        request: Discard,
+        response: Response,
+        caller: Asker,
+        if_match: IfMatch = None,
+        key: IdempotencyKey = None,
     ) -> StateView:
         """Nobody needs it. It stays in its topic until retention takes it."""
         with problems():

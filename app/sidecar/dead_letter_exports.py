@@ -11,9 +11,10 @@ from app.dead_letters.api import Filters
 from app.dead_letters.audit import AuditReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.sidecar.access import PAYLOAD_READER, Access, identified
-from app.sidecar.dead_letter_deeds import Text, problems
+from app.sidecar.dead_letter_deeds import problems
+from app.sidecar.dead_letter_requests import QueueName
 from app.sidecar.dead_letter_views import record_view
-from app.sidecar.dead_letters import filters
+from app.sidecar.dead_letters import CURSOR, filters
 
 NDJSON = "application/x-ndjson"
 NEXT_CURSOR = "x-next-cursor"
@@ -33,9 +34,9 @@ def exports_router(index: DeadLetterIndex, audit: AuditReader, access: Access, d
     @router.get("/export", response_class=Response, dependencies=[PAYLOAD_READER])
     async def export(
         narrowed: Annotated[Filters, Depends(filters)],
-        queue: Text = None,
-        limit: Annotated[int, Query(ge=1, le=500)] = 200,
-        cursor: Annotated[str | None, Query(max_length=64)] = None,
+        queue: QueueName = None,
+        limit: Annotated[int, Query(ge=1, le=500, examples=[200])] = 200,
+        cursor: Annotated[str | None, Query(max_length=64, examples=CURSOR)] = None,
     ) -> Response:
         """Whole letters, one JSON object a line, newest first. The header `x-next-cursor` leads on; it is absent at the end."""
         with problems():
@@ -47,7 +48,8 @@ def exports_router(index: DeadLetterIndex, audit: AuditReader, access: Access, d
 
     @router.get("/audit")
     async def audited(
-        limit: Annotated[int, Query(ge=1, le=500)] = 50, before: Annotated[int | None, Query(ge=0)] = None
+        limit: Annotated[int, Query(ge=1, le=500, examples=[50])] = 50,
+        before: Annotated[int | None, Query(ge=0, examples=[1042])] = None,
     ) -> AuditAnswer:
         """Who did what."""
         with problems():

@@ -5,69 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 from fastapi import APIRouter, Response
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel
 
 from app.dead_letters.api import Filters
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.job_board import JobBoard, JobConflict, JobOrder, JobView, Order, UnknownJob
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
-from app.sidecar.dead_letter_deeds import IdempotencyKey, problems
+from app.sidecar.dead_letter_deeds import problems
+from app.sidecar.dead_letter_requests import DiscardJob, FilterBody, IdempotencyKey, JobId, ReplayJob
 from app.sidecar.dead_letters import epoch_ms
 from app.sidecar.problems import Problem
-
-
-class Strict(BaseModel):
-    """Nothing that it does not know."""
-
-    model_config = ConfigDict(extra="forbid")
-
-
-class FilterBody(Strict):
-    """Which letters; all that is set must match. Without `status` the pending ones."""
-
-    status: str | None = Field(None, max_length=32)
-    stage: str | None = Field(None, max_length=64)
-    reason: str | None = Field(None, max_length=256)
-    disposition: str | None = Field(None, max_length=64)
-    fingerprint: str | None = Field(None, max_length=256, examples=["9f86d081884c7d65"])
-    exception_class: str | None = Field(None, alias="class", max_length=1024)
-    version: str | None = Field(None, max_length=256)
-    key: str | None = Field(None, max_length=1024)
-    failed_after: AwareDatetime | None = None
-    failed_before: AwareDatetime | None = None
-    q: str | None = Field(None, max_length=1024)
-
-
-class Canary(Strict):
-    """How many are sent first, and what share of them must pass before the others follow. 0: no canary."""
-
-    size: int = Field(100, ge=0, le=10_000)
-    min_success: float = Field(0.95, ge=0, le=1)
-
-
-class DiscardJob(Strict):
-    """Discard every letter that matches. With `dry_run` only what would be done is said."""
-
-    queue: str | None = Field(None, max_length=300)
-    filter: FilterBody = FilterBody()
-    reason: str = Field(min_length=1, max_length=2000, examples=["test traffic of last Monday"])
-    max_records: int | None = Field(None, ge=1)
-    dry_run: bool = False
-
-
-class ReplayJob(DiscardJob):
-    """Send every letter again that matches: first the canary, then slowly, then at the rate."""
-
-    rate_per_second: float = Field(10, gt=0)
-    max_age_ms: int | None = Field(None, ge=1)
-    canary: Canary = Canary()
-    max_lag: int = Field(10_000, ge=0)
-    patch: list[dict[str, Any]] | None = Field(None, max_length=100)
-    force: bool = False
 
 
 class JobAnswer(BaseModel):
@@ -141,13 +91,13 @@ def jobs_router(board: JobBoard, access: Access, default_queue: str) -> APIRoute
             return JobsAnswer(jobs=[job_answer(view) for view in await board.views()])
 
     @router.get("/replays/{job_id}")
-    async def job(job_id: str) -> JobAnswer:
+    async def job(job_id: JobId) -> JobAnswer:
         """One job."""
         with job_problems():
             return job_answer(await board.view(job_id))
 
     @router.post("/replays/{job_id}/{order}", dependencies=[OPERATOR])
-    async def control(job_id: str, order: Order) -> JobAnswer:
+    async def control(job_id: JobId, order: Order) -> JobAnswer:
         """`pause` ends it between two steps; `resume` goes on and pauses for lag alone, somebody has looked; `cancel` ends it for good."""
         with job_problems():
             return job_answer(await board.control(job_id, order))

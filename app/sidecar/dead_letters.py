@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Response
 from pydantic import AwareDatetime
@@ -19,26 +19,33 @@ from app.dead_letters.api import (
     UnknownRecord,
 )
 from app.sidecar.access import PAYLOAD_READER, Access, Asker, identified, require
+from app.sidecar.dead_letter_requests import QueueName, RecordId
 from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
 from app.sidecar.masking import Masks
 from app.sidecar.problems import Problem
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 500
-Text = Annotated[str | None, Query(max_length=1024)]
+#: Opaque: the ``next_cursor`` of the page before.
+CURSOR = ["eyJ2IjoxfQ"]
+
+
+def text(example: str, **changes: Any) -> Any:
+    """A query parameter of some words."""
+    return Query(max_length=1024, examples=[example], **changes)
 
 
 def filters(
-    stage: Text = None,
-    reason: Text = None,
-    disposition: Text = None,
-    fingerprint: Text = None,
-    exception_class: Annotated[str | None, Query(alias="class", max_length=1024)] = None,
-    version: Text = None,
-    key: Text = None,
-    failed_after: AwareDatetime | None = None,
-    failed_before: AwareDatetime | None = None,
-    status: Text = None,
-    q: Text = None,
+    stage: Annotated[str | None, text("validate")] = None,
+    reason: Annotated[str | None, text("invalid_timestamp")] = None,
+    disposition: Annotated[str | None, text("invalid")] = None,
+    fingerprint: Annotated[str | None, text("9f86d081884c7d65")] = None,
+    exception_class: Annotated[str | None, text("ValueError", alias="class")] = None,
+    version: Annotated[str | None, text("1.4.1")] = None,
+    key: Annotated[str | None, text("user-000042")] = None,
+    failed_after: Annotated[AwareDatetime | None, Query(examples=["2026-01-05T10:00:00Z"])] = None,
+    failed_before: Annotated[AwareDatetime | None, Query(examples=["2026-01-05T12:00:00Z"])] = None,
+    status: Annotated[str | None, text("pending")] = None,
+    q: Annotated[str | None, text("Order Completed")] = None,
 ) -> Filters:
     """The query parameters that narrow a list; each must match exactly. `q` holds words, and `status` and `q` ask `veltrix admin`."""
     return Filters(
@@ -77,9 +84,9 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access,
     async def records(
         narrowed: Annotated[Filters, Depends(filters)],
         caller: Asker,
-        queue: Text = None,
-        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
-        cursor: Annotated[str | None, Query(max_length=4096)] = None,
+        queue: QueueName = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LIMIT, examples=[50])] = DEFAULT_LIMIT,
+        cursor: Annotated[str | None, Query(max_length=4096, examples=CURSOR)] = None,
     ) -> PageView:
         """Newest first, without values. Go on with `next_cursor` until it is null."""
         if narrowed.query is not None or (narrowed.key is not None and hidden.hides_keys):
@@ -89,7 +96,7 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access,
         return page if caller.may("payload-reader") else hidden.page(page)
 
     @router.get("/records/{record_id}")
-    async def record(record_id: str, caller: Asker) -> RecordView:
+    async def record(record_id: RecordId, caller: Asker) -> RecordView:
         """One record by `topic:partition:offset`: original bytes, all headers, decoded where possible.
 
         Values of the record and of its own headers are for `payload-reader`; others get the rest, masked.
@@ -98,7 +105,7 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access,
         return view if caller.may("payload-reader") else hidden.record(view)
 
     @router.get("/records/{record_id}/raw", response_class=Response, dependencies=[PAYLOAD_READER])
-    async def raw(record_id: str) -> Response:
+    async def raw(record_id: RecordId) -> Response:
         """The original bytes and nothing else; 204 for a null value."""
         found = await one(record_id)
         if found.value is None:

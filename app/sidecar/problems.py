@@ -29,6 +29,36 @@ SECURITY_HEADERS = {
 }
 
 
+#: For ``FastAPI(responses=...)``: what every answer that is no success looks like.
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "default": {
+        "description": "It did not succeed (RFC 9457)",
+        "content": {
+            MEDIA_TYPE: {
+                "schema": {
+                    "type": "object",
+                    "required": ["type", "title", "status", "detail", "instance"],
+                    "properties": {
+                        "type": {"type": "string", "description": "Stable: what programs go by"},
+                        "title": {"type": "string"},
+                        "status": {"type": "integer"},
+                        "detail": {"type": "string", "description": "For people: what to do"},
+                        "instance": {"type": "string"},
+                    },
+                },
+                "example": {
+                    "type": TYPE_PREFIX + "unknown-record",
+                    "title": "Unknown record",
+                    "status": 404,
+                    "detail": "there is no such record",
+                    "instance": "/api/v1/dlq/records/dlq.veltrix.interactions:3:1042",
+                },
+            }
+        },
+    }
+}
+
+
 class Problem(Exception):
     """An expected failure of a request. ``kind`` is stable and names it for programs; ``extra`` becomes members."""
 

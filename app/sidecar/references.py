@@ -52,7 +52,7 @@ def references_router(references: References) -> APIRouter:
     """``/cache``."""
     router = APIRouter(prefix="/cache", tags=["reference data"])
 
-    @router.post("/invalidate", responses={404: {"description": "application/problem+json"}})
+    @router.post("/invalidate")
     async def invalidate(request: InvalidateRequest) -> InvalidateAnswer:
         """Forget these rows everywhere. Tell it after the change is committed: an earlier read would cache the old row again."""
         try:

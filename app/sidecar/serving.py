@@ -34,7 +34,9 @@ class RedisReader(LookupReader, Protocol):
 
 def create_lookup_server(settings: Settings, reader: RedisReader, registry: CollectorRegistry) -> ASGIApp:
     """Build the application; opens nothing and starts nothing."""
-    server = FastAPI(title=f"Veltrix lookups of {settings.app_id}", version=settings.app_version, redoc_url=None)
+    server = FastAPI(
+        title=f"Veltrix lookups of {settings.app_id}", version=settings.app_version, redoc_url=None, responses=problems.RESPONSES
+    )
     problems.install(server)
     server.include_router(_health_router(reader, settings.app_version))
     server.include_router(metrics_router(registry))

@@ -1,6 +1,6 @@
 """Requests made up from the OpenAPI documents: whatever is sent, no process answers that it has failed (schemathesis).
 
-An answer may be a refusal; where it succeeds, it has the shape that the document says.
+An answer may be a refusal; either has the type and the shape that the document says.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from schemathesis.checks import not_a_server_error
 from schemathesis.core.result import Ok
 from schemathesis.openapi import from_url
 from schemathesis.schemas import APIOperation
-from schemathesis.specs.openapi.checks import response_schema_conformance
+from schemathesis.specs.openapi.checks import content_type_conformance, response_schema_conformance
 
 from deploy.local.ports import LOOPBACK
 from tests.integration import truth
@@ -60,7 +60,7 @@ def ask(operation: APIOperation[Any, Any, Any, Any], mode: GenerationMode, known
             for name in case.path_parameters.keys() & known.keys():
                 case.path_parameters[name] = known[name][number % len(known[name])]
         answer = case.call(timeout=30)
-        case.validate_response(answer, checks=[not_a_server_error, response_schema_conformance])
+        case.validate_response(answer, checks=[not_a_server_error, content_type_conformance, response_schema_conformance])
 
     run()
 

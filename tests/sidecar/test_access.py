@@ -12,12 +12,24 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from prometheus_client import CollectorRegistry
+from pydantic import BaseModel
 
 from app.dead_letters.api import UnknownQueue
 from app.dead_letters.roles import ROLES, BadTokensFile, Role, digest_of, new_token, parse_tokens
 from app.settings import Settings
 from app.sidecar.access import Access, Everybody, LogIn, Strangers, TokenFile
 from app.sidecar.administration import AdminDeps, create_admin
+from app.sidecar.dead_letter_requests import (
+    Canary,
+    Discard,
+    DiscardJob,
+    FilterBody,
+    GroupChange,
+    Replay,
+    ReplayJob,
+    Try,
+    TryMany,
+)
 from app.sidecar.log_ins import admin_access, worker_access
 from app.sidecar.rates import Rates
 
@@ -226,3 +238,24 @@ async def test_a_worker_beyond_loopback_shows_strangers_nothing_that_customers_s
         found = [(await client.get(f"{BASE}{path}")).status_code for path in ("/records", f"/records/{ID}/raw", "/export")]
         changed = await client.post(f"{BASE}/discards", json={"reason": "r"})
     assert (found, changed.status_code) == ([404, 403, 403], 403)
+
+
+def test_the_document_shows_an_example_of_all_that_can_be_asked() -> None:
+    document = application(Everybody()).openapi()
+    schemas, without = document["components"]["schemas"], list[str]()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            for parameter in operation.get("parameters", ()):
+                if not {"examples", "enum"} & parameter["schema"].keys():
+                    without.append(f"{method} {path} {parameter['name']}")
+            body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("schema", {})
+            named = schemas[body["$ref"].rpartition("/")[2]] if body else {"properties": {}}
+            without += [f"{method} {path} {name}" for name, field in named["properties"].items() if "examples" not in field]
+    assert without == []
+
+
+@pytest.mark.parametrize("model", [GroupChange, Discard, Replay, Try, TryMany, FilterBody, Canary, DiscardJob, ReplayJob])
+def test_an_example_is_a_body_that_is_taken(model: type[BaseModel]) -> None:
+    fields = model.model_fields.items()
+    body = {field.alias or name: (field.examples or [])[0] for name, field in fields}
+    assert model.model_validate(body).model_fields_set == set(model.model_fields)
