@@ -53,7 +53,7 @@ bench: setup $(VENV_STAMP) $(JARS_STAMP) ## Measure on the native Kafka, one JSO
 	@$(BIN)/python -m bench $(ARGS)
 
 ##@ Prepare
-.PHONY: setup setup-tests jars venv lock
+.PHONY: setup setup-tests jars venv lock dialects
 setup: ## Java, Maven, redis-server, PostgreSQL: installs what is missing as root on Debian and Ubuntu, else says how
 	@PYTHON=$(PYTHON) deploy/local/setup.sh
 
@@ -67,6 +67,9 @@ lock: ## Pin the newest allowed dependencies again, with hashes
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 2; }
 	@$(LOCK) --upgrade --output-file requirements.lock
 	@$(LOCK) --upgrade --extra dev --constraint requirements.lock --output-file requirements-dev.lock
+
+dialects: $(VENV_STAMP) $(JARS_STAMP) ## Other systems' dead letters by their own code, as test fixtures (needs a JDK)
+	@$(BIN)/python -m tests.dead_letters.producers
 
 ##@ Clean
 .PHONY: clean clean-all

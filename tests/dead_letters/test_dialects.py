@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import struct
+from base64 import b64decode
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -90,6 +93,51 @@ def test_what_a_dialect_says_is_understood(headers: dict[str, bytes], expected: 
     assert found.headers == tuple(headers.items()), "as they are"
     assert found.fingerprint is not None
     assert len(found.fingerprint) == 16
+
+
+MADE = {
+    letter["dialect"]: letter
+    for letter in map(json.loads, (Path(__file__).parent / "fixtures" / "dialects.jsonl").read_text(encoding="utf-8").splitlines())
+}
+"""Dead letters that the systems themselves have written (``make dialects``)"""
+
+
+@pytest.mark.parametrize(
+    ("dialect", "expected"),
+    [
+        ("connect", {
+            "source_topic": "orders", "source_partition": 3, "source_offset": 1042, "dlq_id": "orders:3:1042", "app": "orders-sink",
+            "stage": "VALUE_CONVERTER", "exception_class": "org.apache.kafka.connect.errors.DataException",
+            "message": "Converting byte[] to Kafka Connect data failed due to serialization error",
+        }),
+        ("streams", {
+            "source_topic": "orders", "source_partition": 0, "source_offset": 0, "dlq_id": "orders:0:0",
+            "exception_class": "java.lang.IllegalStateException", "message": "order 17 has no customer",
+        }),
+        ("spring", {
+            "source_topic": "orders", "source_partition": 3, "source_offset": 1042, "dlq_id": "orders:3:1042", "group": "orders-group",
+            "exception_class": "java.lang.IllegalArgumentException", "original_timestamp_ms": 1_767_600_000_123,
+            "original_timestamp_type": "CreateTime", "message": "Listener method threw exception; order 17 has no customer",
+        }),
+        ("share-group", {
+            "source_topic": "orders", "source_partition": 3, "source_offset": 2, "dlq_id": "orders:3:2", "group": "orders-workers",
+            "delivery_count": 1, "message": "Offset rejected by client.",
+        }),
+        ("arroyo", {"source_partition": 3, "source_offset": 1042, "source_topic": None}),
+    ],
+)  # fmt: skip
+def test_a_letter_that_the_system_itself_has_written_is_understood(dialect: str, expected: dict[str, Any]) -> None:
+    made = MADE[dialect]
+    headers = [(name, None if held is None else b64decode(held)) for name, held in made["headers"]]
+    found = decode_any(
+        FakeRecord(made["topic"], made["partition"], 9, b64decode(made["key"]), b64decode(made["value"]), headers=headers)
+    )
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert (found.key, found.value) == (b"user-7", b'{"type":"track","messageId":17}')
+    assert (("trace", b"abc") in found.headers) is (dialect != "share-group"), "Kafka 4.4 copies a record without its headers"
+    known = next(known for known in DIALECTS if known.name == dialect)
+    read = {header for header, _ in known.fields.values()}
+    assert read - {name for name, _ in headers} == set(), "every header that we read is one that it writes"
 
 
 def test_failures_that_differ_in_their_numbers_are_one_group() -> None:
