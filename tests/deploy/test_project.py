@@ -62,11 +62,15 @@ def test_what_runs_is_a_declared_runtime_dependency(folders: tuple[str, ...]) ->
     assert distributions_imported_by(*folders) <= declared
 
 
+#: Installed by ``make dialects``, for as long as that takes.
+ELSEWHERE = {"arroyo"}
+
+
 def test_what_tests_benchmarks_and_generators_import_is_declared() -> None:
     extras = project()["optional-dependencies"]["dev"]
     declared = {name_of(requirement) for requirement in [*project()["dependencies"], *extras]}
 
-    assert distributions_imported_by("tests", "bench", "deploy/observability") <= declared
+    assert distributions_imported_by("tests", "bench", "deploy/observability") - ELSEWHERE <= declared
 
 
 def test_the_locks_hold_every_declared_dependency_and_agree() -> None:
