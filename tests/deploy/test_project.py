@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 OURS = {"agents", "app", "bench", "deploy", "tables", "tests"}
 #: Imported under another project's name: Faust's own dependency, and FastAPI's.
 COME_ALONG = {
+    "cryptography": "pyjwt",
     "hiredis": "redis",
     "mode-streaming": "faust-streaming",
     "starlette": "fastapi",
