@@ -28,6 +28,10 @@ class SettingsError(Exception):
     """A setting is unknown, missing or wrong. The message says which and what to do; start again after that."""
 
 
+#: What comes from there is believed: HTTPS, or this host.
+_SAFE_URL: Final = r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])([:/].*)?)?$"
+
+
 class Settings(BaseSettings):
     """The whole configuration of one process. Frozen: read once at start."""
 
@@ -202,13 +206,11 @@ class Settings(BaseSettings):
     admin_tokens_file: Path | None = Field(
         None, description="Who may use it: <name> <role>[,<role>] <sha256> a line; needed beyond loopback (`veltrix dlq token`)"
     )
-    admin_oidc_issuer: str = Field(
-        "",
-        pattern=r"^(https://.+|http://(127\.0\.0\.1|localhost|\[::1\])([:/].*)?)?$",
-        description="Identity provider whose tokens are taken, too",
-    )
+    admin_oidc_issuer: str = Field("", pattern=_SAFE_URL, description="Identity provider whose tokens are taken, too")
     admin_oidc_audience: str = Field("", description="What its tokens for us have as `aud`")
-    admin_oidc_jwks_url: str = Field("", description="Where its public keys are; empty: as its discovery document says")
+    admin_oidc_jwks_url: str = Field(
+        "", pattern=_SAFE_URL, description="Where its public keys are; empty: as its discovery document says"
+    )
     admin_oidc_roles_claim: str = Field("roles", description="Where its tokens list our roles, dotted: realm_access.roles")
     admin_requests_per_s: float = Field(
         50, gt=0, description="Of one caller, where a log-in is needed; two seconds of them at once"

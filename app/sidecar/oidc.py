@@ -112,7 +112,10 @@ class Keys:
         document = await self._fetch(self._provider.issuer.rstrip("/") + "/.well-known/openid-configuration")
         if not isinstance(document, dict) or document.get("issuer") != self._provider.issuer:
             raise NoKeys(f"the discovery document is not that of {self._provider.issuer}")
-        return str(document.get("jwks_uri"))
+        url = str(document.get("jwks_uri"))
+        if self._provider.issuer.startswith("https:") and not url.startswith("https:"):
+            raise NoKeys(f"{url} can be changed on its way: keys are taken over HTTPS alone")
+        return url
 
 
 class IdentityProvider:

@@ -23,7 +23,7 @@ from pydantic import ValidationError
 from app.dead_letters.roles import IMPLIED
 from app.settings import Settings
 from app.sidecar.access import LogIn
-from app.sidecar.oidc import KEEP_S, RETRY_S, IdentityProvider, Keys, Provider, roles_in
+from app.sidecar.oidc import KEEP_S, RETRY_S, IdentityProvider, Keys, NoKeys, Provider, roles_in
 from app.sidecar.problems import Problem
 from app.sidecar.rates import Rates
 from tests.sidecar.test_access import BASE, application, bearer
@@ -223,6 +223,15 @@ async def test_a_key_set_that_is_none_is_a_503(server: Server, document: Any) ->
         await provider(server).find(token(server))
 
 
+async def test_keys_of_a_provider_with_https_are_taken_over_https_alone() -> None:
+    async def fetch(url: str) -> Any:
+        return {"issuer": "https://login.example.org", "jwks_uri": "http://login.example.org/keys"}
+
+    keys = Keys(Provider("https://login.example.org", AUDIENCE), fetch)
+    with pytest.raises(NoKeys, match="HTTPS alone"):
+        await keys.of("rsa")
+
+
 async def test_the_api_takes_such_tokens_beside_those_of_a_file_and_their_roles_rule(server: Server) -> None:
     class File:
         async def find(self, token: str) -> None:
@@ -247,6 +256,7 @@ async def test_the_api_takes_such_tokens_beside_those_of_a_file_and_their_roles_
         ({"admin_oidc_issuer": "https://login.example.org"}, "admin_oidc_audience"),
         ({"admin_oidc_issuer": "http://login.example.org", "admin_oidc_audience": "veltrix"}, "admin_oidc_issuer"),
         ({"admin_oidc_issuer": "http://localhost.example.org", "admin_oidc_audience": "veltrix"}, "admin_oidc_issuer"),
+        ({"admin_oidc_jwks_url": "http://login.example.org/keys"}, "admin_oidc_jwks_url"),
     ],
 )
 def test_settings_that_would_let_strangers_in_are_refused(wrong: dict[str, str], says: str) -> None:
