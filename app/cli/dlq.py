@@ -10,6 +10,7 @@ import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -61,6 +62,20 @@ def ls(
     with _asking() as admin:
         found = list(admin.pages(limit, queue=queue, **query))
     console.print_json(found) if as_json else dlq_screen.show_records(console.stdout(), found)
+
+
+@app.command()
+def tail(
+    queue: Queue = None, status: Status = None, stage: Stage = None, reason: Reason = None, fingerprint: Fingerprint = None,
+    key: Key = None, version: Version = None, q: Words = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="End after so many.")] = None, as_json: Json = False,
+) -> None:  # fmt: skip
+    """Dead letters that match, as they come. Ctrl-C ends it."""
+    query = _filters(status=status, stage=stage, reason=reason, fingerprint=fingerprint, key=key, version=version, q=q)
+    with _asking() as admin:
+        for found in islice(admin.watch(queue=queue, **query), limit):
+            line = json.dumps(found) if as_json else dlq_screen.line_of(found)
+            console.stdout().print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 @app.command()

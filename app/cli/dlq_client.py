@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,8 @@ from app.cli.console import CommandError
 from app.settings import LOOPBACK, Settings
 
 TIMEOUT_S = 30.0
+#: A stream says every ten seconds that it is there.
+SILENT_S = 30.0
 
 
 class AdminClient:
@@ -49,6 +52,17 @@ class AdminClient:
             if cursor is None:
                 return
 
+    def watch(self, **query: Any) -> Iterator[dict[str, Any]]:
+        """Records as they come, without an end."""
+        params = {name: value for name, value in query.items() if value is not None}
+        with self._said(), self._http.stream("GET", "/records/stream", params=params, timeout=SILENT_S) as answer:
+            if not answer.is_success:
+                answer.read()
+                raise _refusal(answer)
+            for line in answer.iter_lines():
+                if line.startswith("data: "):
+                    yield json.loads(line.removeprefix("data: "))
+
     def export(self, limit: int, **query: Any) -> Iterator[str]:
         """Up to ``limit`` whole letters as lines of JSON."""
         cursor: str | None = None
@@ -75,19 +89,28 @@ class AdminClient:
         return self._answer(method, path, **arguments).json()
 
     def _answer(self, method: str, path: str, **arguments: Any) -> httpx.Response:
-        try:
+        with self._said():
             answer = self._http.request(method, path, **arguments)
+        if not answer.is_success:
+            raise _refusal(answer)
+        return answer
+
+    @contextmanager
+    def _said(self) -> Iterator[None]:
+        try:
+            yield
         except httpx.HTTPError as exc:
             raise CommandError(
                 f"nobody answers at {self.base} ({type(exc).__name__}): start `veltrix admin`, or say where it is in VELTRIX_ADMIN_URL"
             ) from exc
-        if answer.is_success:
-            return answer
-        try:
-            detail = answer.json()["detail"]
-        except (ValueError, KeyError, TypeError):
-            detail = answer.text[:200]
-        raise CommandError(f"{detail} ({answer.status_code})")
+
+
+def _refusal(answer: httpx.Response) -> CommandError:
+    try:
+        detail = answer.json()["detail"]
+    except (ValueError, KeyError, TypeError):
+        detail = answer.text[:200]
+    return CommandError(f"{detail} ({answer.status_code})")
 
 
 @contextmanager

@@ -40,6 +40,12 @@ def show_records(out: Console, records: Sequence[Row]) -> None:
     out.print(table)
 
 
+def line_of(record: Row) -> str:
+    """One letter as one line of text."""
+    told = (record["failed_at"], record["id"], f"{record['stage']}/{record['reason']}", record["key"], record["message"])
+    return "  ".join("-" if part is None else str(part) for part in told)
+
+
 def show_groups(out: Console, groups: Sequence[Row]) -> None:
     """One line a group, its message below."""
     if not groups:

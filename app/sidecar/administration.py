@@ -21,6 +21,7 @@ from app.sidecar.app import index_router, protect
 from app.sidecar.dead_letter_deeds import Validate, deeds_router, groups_router
 from app.sidecar.dead_letter_exports import exports_router
 from app.sidecar.dead_letter_jobs import jobs_router
+from app.sidecar.dead_letter_stream import stream_router
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
 from app.sidecar.masking import Masks
@@ -73,6 +74,7 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     admin.include_router(_health_router(deps.follower, settings.app_version))
     admin.include_router(metrics_router(deps.registry))
     masks = Masks(settings.dlq_masked_fields)
+    admin.include_router(stream_router(deps.index, deps.access, default_queue, masks), prefix="/api/v1")
     admin.include_router(dead_letters_router(deps.index, default_queue, deps.access, masks), prefix="/api/v1")
     admin.include_router(groups_router(deps.index, deps.desk, deps.validate, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, deps.access), prefix="/api/v1")

@@ -18,6 +18,7 @@ from app.dead_letters.api import (
     UnknownQueue,
     UnknownRecord,
 )
+from app.dead_letters.roles import Caller
 from app.sidecar.access import PAYLOAD_READER, Access, Asker, identified, require
 from app.sidecar.dead_letter_requests import QueueName, RecordId
 from app.sidecar.dead_letter_views import PageView, QueuesView, RecordView, page_view, queue_view, record_view
@@ -63,6 +64,12 @@ def filters(
     )
 
 
+def check_filters(narrowed: Filters, caller: Caller, hidden: Masks) -> None:
+    """What can be searched for can be guessed. Raises Problem 403."""
+    if narrowed.query is not None or (narrowed.key is not None and hidden.hides_keys):
+        require(caller, "payload-reader")
+
+
 def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access, hidden: Masks) -> APIRouter:
     """``/dlq/queues`` and ``/dlq/records``. ``hidden``: what those without the role payload-reader do not see."""
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
@@ -89,8 +96,7 @@ def dead_letters_router(reader: DeadLetters, default_queue: str, access: Access,
         cursor: Annotated[str | None, Query(max_length=4096, examples=CURSOR)] = None,
     ) -> PageView:
         """Newest first, without values. Go on with `next_cursor` until it is null."""
-        if narrowed.query is not None or (narrowed.key is not None and hidden.hides_keys):
-            require(caller, "payload-reader")  # what can be searched for can be guessed
+        check_filters(narrowed, caller, hidden)
         with read_problems():
             page = page_view(await reader.records(queue or default_queue, limit, cursor, narrowed))
         return page if caller.may("payload-reader") else hidden.page(page)

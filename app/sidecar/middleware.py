@@ -19,6 +19,8 @@ MAX_BODY_BYTES = 64 * 1024
 MAX_REQUESTS = 32
 TIMEOUT_S = 15.0
 UNLIMITED = frozenset({"/livez", "/readyz", "/health/live", "/health/ready", "/metrics"})
+#: They have no end, and a bound of their own.
+ENDLESS = frozenset({"/api/v1/dlq/records/stream"})
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The interactive documentation loads its script and style from this one place.
 DOCS_PATHS = frozenset({"/docs"})
@@ -110,7 +112,7 @@ class Limits:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNLIMITED:
+        if scope["type"] != "http" or scope["path"] in UNLIMITED | ENDLESS:
             await self.app(scope, receive, send)
             return
         refusal = self._refusal(scope)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import shutil
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -396,6 +397,39 @@ def test_the_command_line_shows_the_same_and_acts_only_with_yes(topics: MakeTopi
     desk.process.kill()
     gone = dlq("ls")
     assert (gone.exit_code, "start `veltrix admin`" in gone.stderr) == (1, True)
+
+
+def test_who_watches_sees_each_letter_as_it_comes_and_only_what_was_asked_for(
+    topics: MakeTopics, worker: StartWorker, admin: StartAdmin
+) -> None:
+    settings = topics()
+    one = worker(settings)
+    one_letter(settings, one, "before")
+    desk = admin(settings)
+    desk.wait_ready()
+    until(lambda: len(desk.records()) == 1, "the index is behind")
+    clean = {name: held for name, held in os.environ.items() if not name.startswith("VELTRIX_")}
+    env = clean | environment(settings) | {"VELTRIX_ADMIN_URL": f"http://{LOOPBACK}:{desk.port}"}
+    argv = [str(Path(sys.executable).with_name("veltrix")), "dlq", "tail", "--reason", "missing_identity", "--limit", "2", "--json"]
+    watching = subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    other = truth.clicks(1, "other")[0]._replace(kind="truncated_json", key=b"42", value=b"{")
+    try:
+        for number in range(60):  # when it begins to watch is not known
+            truth.send(settings, [other], truth.Sent())
+            one_letter(settings, one, f"letter-{number}")
+            if watching.poll() is not None:
+                break
+        told = [json.loads(line)["id"] for line in watching.communicate(timeout=30)[0].splitlines()]
+    finally:
+        watching.kill()
+        watching.wait()
+    known = [letter["id"] for letter in reversed(desk.records(reason="missing_identity"))]
+    at = known.index(told[0])
+    assert at > 0, "what was there before is not told"
+    assert told == known[at : at + 2]
+    with desk.http.stream("GET", "/records/stream") as answer:
+        assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+        assert desk.process.stop(15) == 0, "whoever watches does not keep it from ending"
 
 
 # -- jobs ---------------------------------------------------------------------------------------------

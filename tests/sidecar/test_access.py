@@ -41,6 +41,8 @@ RULES: dict[tuple[str, str], tuple[Any, Role]] = {
     ("GET", "/queues"): (None, "viewer"),
     ("GET", "/records"): (None, "viewer"),
     ("GET", "/records?q=word"): (None, "payload-reader"),
+    ("GET", "/records/stream"): (None, "viewer"),
+    ("GET", "/records/stream?q=word"): (None, "payload-reader"),
     ("GET", "/records/{record_id}"): (None, "viewer"),
     ("GET", "/records/{record_id}/raw"): (None, "payload-reader"),
     ("GET", "/records/{record_id}/state"): (None, "viewer"),

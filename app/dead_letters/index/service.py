@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from app.dead_letters.api import DeadLetterRecord, Filters, Group, InvalidQuery, Page, QueueSummary, UnknownQueue
-from app.dead_letters.index.queries import IndexReader
+from app.dead_letters.index.queries import IndexReader, encode_cursor
+from app.dead_letters.index.schema import ID_BITS
 from app.dead_letters.index.states import OPEN
 from app.dead_letters.lineage import Origin, parse_origin
 from app.dead_letters.reader import MAX_LIMIT, DeadLetterReader
@@ -66,6 +67,17 @@ class DeadLetterIndex:
         if not 1 <= limit <= MAX_LIMIT:
             raise InvalidQuery(f"limit: 1 to {MAX_LIMIT}, not {limit}")
         return await self.look(lambda index: index.page(queue, limit, cursor, filters or Filters()))
+
+    async def since(self, queue: str, after_ms: int, filters: Filters, limit: int) -> tuple[DeadLetterRecord, ...]:
+        """The first letters that failed after that time, oldest first.
+
+        Raises:
+            UnknownQueue, InvalidQuery: see ``DeadLetterReader.records``.
+        """
+        self._check(queue)
+        cursor = encode_cursor(max(0, after_ms) << ID_BITS)
+        page = await self.look(lambda index: index.page(queue, limit, cursor, filters, oldest_first=True))
+        return page.records
 
     async def record(self, record_id: str) -> DeadLetterRecord | None:
         """One record with everything it holds, and its status."""
