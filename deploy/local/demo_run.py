@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy.local.demo_screen import Screen, on_terminal, plain
-from deploy.local.demo_stack import KAFKA_PORT, REDIS_PORT, Stack
+from deploy.local.demo_stack import ADMIN_PORT, KAFKA_PORT, REDIS_PORT, Stack
 from deploy.local.demo_state import DemoFiles, DemoState, WorkerRef
 from deploy.local.demo_traffic import Sent, Traffic
 from deploy.local.demo_watch import Snapshot, Watch
@@ -146,7 +146,7 @@ class Demo:
             "a second worker": "make worker N=2",
             "the output": ".venv/bin/veltrix tail interactions-enriched",
         }
-        usual = {f"{LOOPBACK}:{KAFKA_PORT}", f"redis://{LOOPBACK}:{REDIS_PORT}/0"}
+        usual = {f"{LOOPBACK}:{KAFKA_PORT}", f"redis://{LOOPBACK}:{REDIS_PORT}/0", f"http://{LOOPBACK}:{ADMIN_PORT}"}
         exports = [f"export {name}={value}" for name, value in env.items() if value not in usual]
         seconds = self._options.duration_s
         ends = (

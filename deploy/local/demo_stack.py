@@ -1,4 +1,4 @@
-"""What the demo runs on: Kafka, Redis, one worker, and Prometheus where it is installed, as processes of this machine."""
+"""What the demo runs on: Kafka, Redis, one worker, ``veltrix admin``, and Prometheus where it is installed, as processes of this machine."""
 
 from __future__ import annotations
 
@@ -8,16 +8,25 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
+from deploy.local.admin_process import AdminProcess
 from deploy.local.demo_state import DemoFiles, WorkerRef
 from deploy.local.demo_traffic import apply_topics, seed_reference
 from deploy.local.kafka import LocalKafka
-from deploy.local.ports import free_ports, is_free
+from deploy.local.ports import LOOPBACK, free_ports, is_free
 from deploy.local.process import ProcessError
 from deploy.local.prometheus import LocalPrometheus, prometheus_is_there
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
 
-KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = 9092, 6379, 8080, 9090, 3000, 16686
+KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, ADMIN_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = (
+    9092,
+    6379,
+    8080,
+    8091,
+    9090,
+    3000,
+    16686,
+)
 READY_TIMEOUT_S = 90.0
 
 Say = Callable[[str], None]
@@ -62,13 +71,16 @@ class NativeStack:
         self._is_cancelled = is_cancelled
         self._kafka = LocalKafka(folder / "kafka", _port(KAFKA_PORT))
         self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
+        self._admin_port = _port(ADMIN_PORT)
         self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
+        self._admin = AdminProcess(folder / "admin", self.env(), self._admin_port)
         self._prometheus = LocalPrometheus(folder / "prometheus", _port(PROMETHEUS_PORT)) if prometheus_is_there() else None
 
     def env(self) -> Mapping[str, str]:
         return {
             "VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap,
             "VELTRIX_REDIS_URL": self._redis.url,
+            "VELTRIX_ADMIN_URL": f"http://{LOOPBACK}:{self._admin_port}",
             "VELTRIX_ENRICHMENT_ENABLED": "true",
             "VELTRIX_REFERENCE_URL": f"sqlite:///{self._folder / 'reference.sqlite'}",
             # A file of our own need not be spared, and everything is cold at first.
@@ -79,7 +91,8 @@ class NativeStack:
         return WorkerRef(self._worker.name, self._worker.port, self._worker.pid)
 
     def pages(self) -> Mapping[str, str]:
-        return {} if self._prometheus is None else {"alerts": f"{self._prometheus.url}/alerts"}
+        pages = {"what went wrong": ".venv/bin/veltrix dlq groups"}
+        return pages if self._prometheus is None else pages | {"alerts": f"{self._prometheus.url}/alerts"}
 
     def start(self, say: Say) -> None:
         """Start all parts in order; returns early when cancelled.
@@ -94,6 +107,7 @@ class NativeStack:
             ("topics applied", lambda: apply_topics(self._folder, self.env())),
             ("reference data filled", lambda: seed_reference(self._folder, self.env())),
             ("worker ready", self._start_worker),
+            (f"veltrix admin on {self._admin.url}", self._admin.start),
         ]
         if self._prometheus is not None:
             steps.append((f"Prometheus on {self._prometheus.url}", self._prometheus.start))
@@ -105,7 +119,8 @@ class NativeStack:
             say(f"{what} ({time.monotonic() - began:.1f} s)")
 
     def check(self) -> None:
-        for name, part in (("Kafka", self._kafka), ("Redis", self._redis), (self._worker.name, self._worker)):
+        parts = (("Kafka", self._kafka), ("Redis", self._redis), (self._worker.name, self._worker), ("veltrix admin", self._admin))
+        for name, part in parts:
             if not part.is_running():
                 status = self._worker.exit_status() if part is self._worker else None
                 raise ProcessError(name, "ended by itself", part.log, status)
@@ -118,6 +133,7 @@ class NativeStack:
 
     def close(self) -> None:
         self._worker.kill9()
+        self._admin.stop()
         if self._prometheus is not None:
             self._prometheus.stop()
         self._redis.stop()
@@ -135,7 +151,7 @@ def _port(wanted: int) -> int:
 
 def _empty(folder: Path) -> None:
     """Old offsets beside a new Kafka would be nonsense."""
-    for part in ("kafka", "redis", "worker", "workers"):
+    for part in ("kafka", "redis", "worker", "workers", "admin"):
         shutil.rmtree(folder / part, ignore_errors=True)
     for file in (
         "generate.json",
