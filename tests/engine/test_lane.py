@@ -257,7 +257,8 @@ async def test_a_body_that_tells_of_its_steps_adds_their_stages(start_lane: Star
 
     rig = start_lane(body=stepping)
     rig.lane.offer(events(0, 3))
-    await asyncio.sleep(0.1)
+    while not rig.delivery.outputs:  # noqa: ASYNC110 - a fake gets them
+        await asyncio.sleep(0.01)
     await rig.acknowledge_all()
 
     (report,) = rig.observer.units

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -164,15 +163,14 @@ async def test_units_of_one_lane_are_committed_in_order_and_once_while_each_tran
 
 
 async def test_transactions_begin_an_interval_apart(make: MakeWorld) -> None:
-    world = make(interval_s=0.04)
+    world = make(interval_s=0.15)
     rig = await world.one_lane()
-    began: list[float] = []
     for offset in range(3):
         rig.lane.offer([event(offset)])
         while len(world.kafka.transactions) == offset:  # noqa: ASYNC110 - a fake changes it
             await asyncio.sleep(0.001)
-        began.append(time.monotonic())
-    assert all(later - earlier > 0.03 for earlier, later in itertools.pairwise(began))
+    # Half of it: the host may take its time between the group's look at the clock and the fake's.
+    assert all(later - earlier > 0.075 for earlier, later in itertools.pairwise(world.kafka.began))
 
 
 async def test_a_closing_lane_does_not_wait_for_the_interval(make: MakeWorld) -> None:

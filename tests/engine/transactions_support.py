@@ -7,6 +7,7 @@ fail at each step, also after the step took effect.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -63,6 +64,8 @@ class FakeKafka:
     """the committed ones"""
     epochs: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     opened: dict[str, Open] = field(default_factory=dict)
+    began: list[float] = field(default_factory=list)
+    """When each transaction began, monotonic seconds"""
     flags: list[bool] = field(default_factory=list)
     """whether each batch sent says that it is part of a transaction"""
     held: list[Callable[[], None]] | None = None
@@ -151,6 +154,7 @@ class FakeProducer:
         self._call("begin")
         assert self._id not in self._kafka.opened, "one transaction at a time"
         self._kafka.opened[self._id] = Open()
+        self._kafka.began.append(time.monotonic())
 
     async def send_batch(self, batch: BatchBuilder, topic: str, *, partition: int) -> asyncio.Future[Any]:
         """Queues; the answer comes on a later turn of the loop."""
