@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 
 from deploy.local.kafka import LocalKafka, new_cluster_id
@@ -26,6 +26,8 @@ NODES = 3
 HEAP_MB = 384
 START_TIMEOUT_S = 90.0
 ASK_TIMEOUT_S = 5.0
+#: A node may hear of a topic this much later than the one that was asked before.
+HEARSAY_S = 3.0
 SETTLE_TIMEOUT_S = 60.0
 POLL_S = 0.2
 
@@ -107,16 +109,17 @@ class LocalCluster:
         return [number for number, node in self._nodes.items() if node.is_running()]
 
     def partitions(self, topic: str) -> dict[int, PartitionState]:
-        """State of each partition of ``topic`` as a running node tells it.
+        """State of each partition of ``topic`` as a running node tells it: not the same one each time.
 
         Raises:
-            KafkaException: no running node answers, or it has no such topic.
+            KafkaException: no running node answers, or it has no such topic and does not hear of one.
         """
         bootstrap = ",".join(self._nodes[number].bootstrap for number in self.running())
-        answer = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}).list_topics(topic, timeout=ASK_TIMEOUT_S)
-        found = answer.topics[topic]
-        if found.error is not None:
-            raise KafkaException(found.error)
+        admin, deadline = AdminClient({"bootstrap.servers": bootstrap, "log_level": 2}), time.monotonic() + HEARSAY_S
+        while (found := admin.list_topics(topic, timeout=ASK_TIMEOUT_S).topics[topic]).error is not None:
+            if found.error.code() != KafkaError.UNKNOWN_TOPIC_OR_PART or time.monotonic() > deadline:
+                raise KafkaException(found.error)
+            time.sleep(POLL_S)
         return {
             number: PartitionState(one.leader, tuple(one.replicas), tuple(one.isrs)) for number, one in found.partitions.items()
         }
