@@ -19,7 +19,7 @@ class AdminProcess:
     def __init__(self, folder: Path, env: Mapping[str, str], port: int) -> None:
         self.url = f"http://{LOOPBACK}:{port}"
         own = {"VELTRIX_ADMIN_PORT": str(port), "VELTRIX_ADMIN_DIR": str(folder.resolve() / "index")}
-        argv = [sys.executable, "-m", "app.admin"]
+        argv = ["nice", "-n", "10", sys.executable, "-m", "app.admin"]  # what it does can wait, what the worker does is shown
         command = Command("veltrix admin", argv, folder / "admin.log", cwd=ROOT, env=clean_environment() | dict(env) | own)
         self._process = ManagedProcess(command)
 
