@@ -200,7 +200,7 @@ class Settings(BaseSettings):
     sidecar_host: str = Field("127.0.0.1", description="Loopback unless told otherwise")
     sidecar_port: int = Field(8080, ge=0, le=65535)
     serve_port: int = Field(8090, ge=0, le=65535, description="Of `veltrix serve`, on the same host as a sidecar would be")
-    sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although no login exists yet")
+    sidecar_allow_remote: bool = Field(False, description="Accept a non-loopback bind although only dead letters know a log-in")
 
     admin_port: int = Field(8091, ge=0, le=65535, description="Of `veltrix admin`, on the same host as a sidecar would be")
     admin_tokens_file: Path | None = Field(
@@ -262,7 +262,7 @@ class Settings(BaseSettings):
             raise ValueError("admin_oidc_issuer needs admin_oidc_audience: without it tokens for other services would be taken")
         if self.sidecar_host not in LOOPBACK and not self.sidecar_allow_remote:
             raise ValueError(
-                f"sidecar_host {self.sidecar_host} is not loopback and the sidecar has no login: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod"
+                f"sidecar_host {self.sidecar_host} is not loopback and lookups, metrics and the breaker know no log-in: set VELTRIX_SIDECAR_ALLOW_REMOTE=true behind a proxy or in a pod"
             )
         return self
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from app.settings import Settings
 
@@ -65,9 +66,14 @@ def running(settings: Settings, agents: Iterable[str] = tuple(AGENTS)) -> tuple[
     return tuple(agent for agent in agents if settings.windows_enabled or AGENTS.get(agent) != ITEM_ACTIVITY)
 
 
+#: Of every topic that dead letters, or copies that wait for another attempt, are written to.
+DEAD_LETTER_PREFIXES: Final = ("dlq.", "retry.")
+CHANGELOG_SUFFIX: Final = "-changelog"
+
+
 def changelog_of(app_id: str, agent: str) -> str:
     """Name of the one changelog topic of an agent (Faust's naming: id-table-changelog)."""
-    return f"{app_id}-{agent}-changelog"
+    return f"{app_id}-{agent}{CHANGELOG_SUFFIX}"
 
 
 def dead_letters_of(app_id: str, source: str) -> str:

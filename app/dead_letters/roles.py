@@ -22,6 +22,10 @@ IMPLIED: Final[Mapping[Role, frozenset[Role]]] = {
 }
 
 
+#: Longer names of callers are cut: they go into the audit.
+MAX_NAME: Final = 200
+
+
 class BadTokensFile(Exception):
     """A line of the tokens file is wrong; the message says which and how it must be."""
 

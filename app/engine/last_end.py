@@ -12,12 +12,11 @@ import structlog
 from app.engine.guard import Fatal
 from app.engine.producing import SendFailed
 from app.engine.status import EndCause, LastEnd
+from app.topics import CHANGELOG_SUFFIX, DEAD_LETTER_PREFIXES
 
 log = structlog.get_logger(__name__)
 
 _FILE: Final = "last-end.json"
-_DEAD_LETTERS: Final = ("dlq.", "retry.")
-_CHANGELOG: Final = "-changelog"
 
 
 def noting(directory: Path, end_process: Fatal) -> Fatal:
@@ -49,6 +48,6 @@ def last_end(directory: Path) -> LastEnd | None:
 def _cause(exc: BaseException | None) -> EndCause:
     if not isinstance(exc, SendFailed):
         return "other"
-    if exc.topic.startswith(_DEAD_LETTERS):
+    if exc.topic.startswith(DEAD_LETTER_PREFIXES):
         return "dead_letters"
-    return "changelog" if exc.topic.endswith(_CHANGELOG) else "outputs"
+    return "changelog" if exc.topic.endswith(CHANGELOG_SUFFIX) else "outputs"

@@ -14,14 +14,13 @@ from typing import Annotated, Any, Final, Protocol, cast
 import structlog
 from fastapi import Depends, Request
 
-from app.dead_letters.roles import IMPLIED, BadTokensFile, Caller, Role, digest_of, parse_tokens
+from app.dead_letters.roles import IMPLIED, MAX_NAME, BadTokensFile, Caller, Role, digest_of, parse_tokens
 from app.sidecar.problems import Problem
 from app.sidecar.rates import Rates
 
 log = structlog.get_logger(__name__)
 
 USER_HEADER: Final = "x-veltrix-user"
-MAX_NAME: Final = 200
 
 
 class Access(Protocol):

@@ -21,6 +21,7 @@ TIMEOUT_S = 15.0
 UNLIMITED = frozenset({"/livez", "/readyz", "/health/live", "/health/ready", "/metrics"})
 #: They have no end, and a bound of their own.
 ENDLESS = frozenset({"/api/v1/dlq/records/stream"})
+UNBOUNDED = UNLIMITED | ENDLESS
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 #: The interactive documentation loads its script and style from this one place.
 DOCS_PATHS = frozenset({"/docs"})
@@ -112,7 +113,7 @@ class Limits:
         self._running = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in UNLIMITED | ENDLESS:
+        if scope["type"] != "http" or scope["path"] in UNBOUNDED:
             await self.app(scope, receive, send)
             return
         refusal = self._refusal(scope)

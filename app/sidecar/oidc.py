@@ -15,7 +15,7 @@ import httpx
 import jwt
 import structlog
 
-from app.dead_letters.roles import IMPLIED, ROLES, Caller, Role
+from app.dead_letters.roles import IMPLIED, MAX_NAME, ROLES, Caller, Role
 from app.sidecar.problems import Problem
 
 log = structlog.get_logger(__name__)
@@ -30,7 +30,6 @@ KEEP_S: Final = 600.0
 RETRY_S: Final = 30.0
 TIMEOUT_S: Final = 5.0
 MAX_ANSWER_BYTES: Final = 1024 * 1024
-MAX_NAME: Final = 200
 
 Fetch = Callable[[str], Any]
 """URL to parsed JSON, awaitable"""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from deploy.local.admin_process import AdminProcess
+from deploy.local.admin_process import admin_process
 from deploy.local.demo_state import DemoFiles, WorkerRef
 from deploy.local.demo_traffic import apply_topics, seed_reference
 from deploy.local.kafka import LocalKafka
@@ -18,15 +18,8 @@ from deploy.local.prometheus import LocalPrometheus, prometheus_is_there
 from deploy.local.redis import LocalRedis
 from deploy.local.worker_process import WorkerProcess
 
-KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, ADMIN_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = (
-    9092,
-    6379,
-    8080,
-    8091,
-    9090,
-    3000,
-    16686,
-)
+KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, ADMIN_PORT = 9092, 6379, 8080, 8091
+PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = 9090, 3000, 16686
 READY_TIMEOUT_S = 90.0
 
 Say = Callable[[str], None]
@@ -73,7 +66,7 @@ class NativeStack:
         self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
         self._admin_port = _port(ADMIN_PORT)
         self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
-        self._admin = AdminProcess(folder / "admin", self.env(), self._admin_port)
+        self._admin = admin_process(folder / "admin", self.env(), self._admin_port)
         self._prometheus = LocalPrometheus(folder / "prometheus", _port(PROMETHEUS_PORT)) if prometheus_is_there() else None
 
     def env(self) -> Mapping[str, str]:
@@ -107,7 +100,7 @@ class NativeStack:
             ("topics applied", lambda: apply_topics(self._folder, self.env())),
             ("reference data filled", lambda: seed_reference(self._folder, self.env())),
             ("worker ready", self._start_worker),
-            (f"veltrix admin on {self._admin.url}", self._admin.start),
+            (f"veltrix admin on {self.env()['VELTRIX_ADMIN_URL']}", self._admin.start),
         ]
         if self._prometheus is not None:
             steps.append((f"Prometheus on {self._prometheus.url}", self._prometheus.start))

@@ -54,6 +54,11 @@ class ManagedProcess:
         self._popen: subprocess.Popen[bytes] | None = None
 
     @property
+    def log(self) -> Path:
+        """What the child writes into."""
+        return self.command.log
+
+    @property
     def pid(self) -> int:
         """Process id of the running child.
 

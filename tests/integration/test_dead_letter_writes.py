@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-import urllib.request
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -21,9 +20,8 @@ SMALL, USUAL = 100, 2_000_000
 
 def samples(worker: WorkerProcess, name: str) -> dict[str, float]:
     """Values of a metric by its last label."""
-    with urllib.request.urlopen(f"{worker.url}/metrics", timeout=10) as answer:  # noqa: S310
-        families = text_string_to_metric_families(answer.read().decode())
-        return {list(s.labels.values())[-1]: s.value for family in families for s in family.samples if s.name == name}
+    families = text_string_to_metric_families(worker.get("/metrics")[1].decode())
+    return {list(s.labels.values())[-1]: s.value for family in families for s in family.samples if s.name == name}
 
 
 def test_a_worker_whose_dead_letters_are_refused_ends_says_why_and_its_successor_loses_nothing(

@@ -29,8 +29,8 @@ class FakeIndex:
 
     async def since(self, queue: str, after_ms: int, filters: Filters, limit: int) -> tuple[DeadLetterRecord, ...]:
         self.asked.append(after_ms)
-        late = [letter for letter in self.letters if (letter.failed_at_ms or 0) > after_ms]
-        return tuple(sorted(late, key=lambda letter: letter.failed_at_ms or 0)[:limit])
+        late = [letter for letter in self.letters if letter.failed_at_ms > after_ms]
+        return tuple(sorted(late, key=lambda letter: letter.failed_at_ms)[:limit])
 
 
 @pytest.fixture(autouse=True)
