@@ -89,7 +89,8 @@ async def watch(
         for letter in [letter for letter in found if letter.id not in sent and letter.failed_at_ms >= since_ms]:
             sent[letter.id] = letter.failed_at_ms
             yield f"event: letter\nid: {letter.id}\ndata: {show(letter)}\n\n"
-        newest_ms = max(newest_ms, *sent.values()) if sent else newest_ms
+        now_ms = time.time_ns() // 1_000_000  # anybody may write a letter from the future, and it must not hide what comes now
+        newest_ms = max([newest_ms, *(at_ms for at_ms in sent.values() if at_ms <= now_ms)])
         sent = {ident: at_ms for ident, at_ms in sent.items() if at_ms >= newest_ms - OVERLAP_MS}
         if time.monotonic() - beat >= BEAT_S:
             beat = time.monotonic()

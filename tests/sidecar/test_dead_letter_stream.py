@@ -77,6 +77,14 @@ async def test_a_letter_that_is_indexed_after_later_ones_is_told_all_the_same(in
     assert await offsets(events, 2) == [2, 3]
 
 
+async def test_a_letter_from_the_future_hides_none_that_comes_now(index: FakeIndex) -> None:
+    index.add(1, 100 * 365 * 86_400_000)
+    events = watched(index)
+    assert await offsets(events, 1) == [1]
+    index.add(2, 100)
+    assert await offsets(events, 1) == [2]
+
+
 async def test_a_flood_is_told_in_pieces_and_whole(index: FakeIndex) -> None:
     for offset in range(3 * stream.MOST):
         index.add(offset, offset)
