@@ -168,8 +168,10 @@ class Desk:
 
     async def _done_before(self, record_id: str, status: Status, by: str, request: str | None) -> LetterState | None:
         """What this very request has done already; None: it has not."""
+        if request is None:
+            return None
         state = await self.state(record_id)
-        if request is None or (state.request, state.by) != (request, by):
+        if (state.request, state.by) != (request, by):
             return None
         if state.status != status:
             raise Conflict(f"the Idempotency-Key {request!r} was used for {record_id} to make it {state.status}", state.version)
