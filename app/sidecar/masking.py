@@ -1,7 +1,8 @@
 """What those see of a value who may not see all of it: JSON without the fields at some paths, or nothing.
 
 A path is dotted; ``*`` is any name; a list is looked through, whatever its length: ``properties.products.name`` is the name of
-each product. What is no JSON object or list is not shown at all, since nothing says what it holds.
+each product. So are ``properties.products.*.name`` and ``properties.products.0.name``: who names an element means all of them,
+lest one is shown. What is no JSON object or list is not shown at all, since nothing says what it holds.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ class Masks:
 def masked(value: Any, path: tuple[str, ...]) -> Any:
     """A copy of parsed JSON in which whatever ``path`` leads to is masked."""
     if isinstance(value, list):
-        return [masked(one, path) for one in value]
+        seen = [masked(one, path) for one in value]
+        return [masked(one, path[1:]) for one in seen] if path and (path[0] == "*" or path[0].isdecimal()) else seen
     if not path:
         return MASK
     if not isinstance(value, dict):
