@@ -52,6 +52,7 @@ from app.topics import (
     INTERACTIONS,
     audit_of_dead_letters,
     dead_letters_of,
+    retry_tiers,
     state_of_dead_letters,
 )
 
@@ -66,7 +67,7 @@ async def administer(settings: Settings) -> None:
     path = settings.admin_dir / "dead-letters.sqlite"
     own = frozenset(dead_letters_of(settings.app_id, agent.source) for agent in wanted(settings))
     queues = (*sorted(own), *await _others(settings))
-    ours = Ours(own, {INTERACTIONS: settings.partitions})
+    ours = Ours(own, {INTERACTIONS: settings.partitions}, releases_of(settings))
     topics = DeskTopics(state_of_dead_letters(settings.app_id), audit_of_dead_letters(settings.app_id), ours)
     async with AsyncExitStack() as stack:
         follower = IndexFollower(settings, queues, topics.state, IndexWriter(path))
@@ -84,6 +85,12 @@ async def administer(settings: Settings) -> None:
 
         deps = AdminDeps(settings, index, audit, follower, desk, board, validate, admin_access(settings), registry)
         await _serve(settings, deps, metrics.watch(numbers))
+
+
+def releases_of(settings: Settings) -> dict[str, str]:
+    """Where lanes are told what was discarded, by source: the tier that is looked at soonest."""
+    tiers = retry_tiers(settings, INTERACTIONS)
+    return {INTERACTIONS: tiers[0].topic} if settings.key_order and tiers else {}
 
 
 async def _others(settings: Settings) -> list[str]:

@@ -184,6 +184,10 @@ class Settings(BaseSettings):
     )
     retry_max_attempts: int = Field(50, ge=1, description="Then the record is a dead letter (retries_exhausted)")
     retry_give_up_ms: int = Field(86_400_000, ge=1000, description="... or when its first failure is this long ago")
+    key_order: bool = Field(
+        False, description="Later events of a key wait behind one that has failed, until it passes or is discarded (ADR 0015)"
+    )
+    key_order_max_waiting: int = Field(1000, ge=2, le=10_000, description="... so many per key; further ones are dead letters")
 
     # -- dead letters -----------------------------------------------------------------------------
     dlq_extra_topics: str = Field(
@@ -258,6 +262,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 "SASL_PLAINTEXT sends the password in clear: use SASL_SSL, or VELTRIX_KAFKA_ALLOW_SASL_PLAINTEXT=true in a test"
             )
+        if self.key_order and not self.retry_delays:
+            raise ValueError("key_order needs retry_delays: what waits behind a failed event waits in the retry tiers")
         if self.admin_oidc_issuer and not self.admin_oidc_audience:
             raise ValueError("admin_oidc_issuer needs admin_oidc_audience: without it tokens for other services would be taken")
         if self.sidecar_host not in LOOPBACK and not self.sidecar_allow_remote:

@@ -25,7 +25,7 @@ from app.dead_letters.index.follower import IndexFollower
 from app.dead_letters.index.queries import IndexReader
 from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.states import GroupNote, LetterState, Status, encode_state, group_key, letter_key
-from app.dead_letters.replay import NotReplayable, Ours, replay_of, written
+from app.dead_letters.replay import NotReplayable, Ours, release_of, replay_of, written
 
 log = structlog.get_logger(__name__)
 
@@ -91,7 +91,9 @@ class Desk:
             if (known := await self._done_before(record_id, "discarded", by, request)) is not None:
                 return known
             done = self._next(await self._open_state(record_id, expected), "discarded", by, note=reason, request=request)
-            await self._carry_out(letter, done, self._audit("discard", by, record_id, "discarded", reason))
+            release = release_of(letter, self._topics.ours)
+            audit = self._audit("discard", by, record_id, "discarded", reason)
+            await self._carry_out(letter, done, audit, *filter(None, [release]))
         return done
 
     async def replay(

@@ -50,14 +50,16 @@ TRACEPARENT: Final = "dlq.traceparent"
 RETRY_DUE: Final = "dlq.retry.due"
 """Only in a retry tier: when the record is tried again, epoch ms."""
 RETRY_ATTEMPT: Final = "dlq.retry.attempt"
-"""Only in a retry tier: how often it has failed, from 1."""
+"""Only in a retry tier: how often it has failed; 0 for what only waits behind another event of its key."""
+DISCARDED: Final = "dlq.discarded"
+"""Only in a retry tier: this is no event, it says that the one of that ``dlq.id`` was discarded. Nobody has to wait for it."""
 
 #: Written by us on every capture, so never copied from the incoming record as they are.
 MANAGED: Final = frozenset(
     {
         TOPIC, PARTITION, OFFSET, GROUP, DELIVERY_COUNT, MESSAGE, ID, DISPOSITION, STAGE, REASON, EXCEPTION_CLASS,
         EXCEPTION_STACKTRACE, FINGERPRINT, FAILED_AT, FIRST_FAILED_AT, ORIGINAL_TIMESTAMP, ORIGINAL_TIMESTAMP_TYPE, APP,
-        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES, TRACEPARENT, RETRY_DUE, RETRY_ATTEMPT,
+        APP_VERSION, HOST, ATTEMPTS, REPLAY_COUNT, REPLAY_JOB, EDITED, VALUE_BYTES, TRACEPARENT, RETRY_DUE, RETRY_ATTEMPT, DISCARDED,
     }
 )  # fmt: skip
 

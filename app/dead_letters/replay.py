@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from app.dead_letters import headers as h
@@ -32,10 +32,14 @@ class NotReplayable(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Ours:
-    """Dead letter queues of this application, and the topics that it may write to, with their partition counts."""
+    """Dead letter queues of this application, and the topics that it may write to, with their partition counts.
+
+    ``releases``: source -> the retry tier in which its lanes are told what was discarded; where order is kept per key.
+    """
 
     queues: frozenset[str]
     sources: Mapping[str, int]
+    releases: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,21 @@ class ReplayRecord:
     value: bytes | None
     headers: tuple[Header, ...]
     timestamp: int
+
+
+def release_of(letter: DeadLetterRecord, ours: Ours) -> Written | None:
+    """What tells the lane that ``letter`` was discarded, so that the later events of its key wait no longer.
+
+    None where nobody waits: no key, order is not kept, or it is another application's.
+    """
+    topic, partition = letter.source_topic, letter.source_partition
+    tier = ours.releases.get(topic or "")
+    if tier is None or topic is None or partition is None or letter.key is None or letter.dlq_id is None:
+        return None
+    if letter.topic not in ours.queues or not 0 <= partition < ours.sources.get(topic, 0):
+        return None
+    headers: tuple[Header, ...] = ((h.ID, letter.dlq_id.encode()), (h.DISCARDED, b"true"))
+    return Written(tier, letter.key, None, partition, headers=headers)
 
 
 def written(record: ReplayRecord) -> Written:

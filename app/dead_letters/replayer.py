@@ -26,7 +26,7 @@ from app.dead_letters.index.states import LetterState, Status, encode_state, job
 from app.dead_letters.jobs import Job, encode_job
 from app.dead_letters.json_patch import PatchFailed, apply_patch
 from app.dead_letters.lineage import Origin
-from app.dead_letters.replay import NotReplayable, replay_of, written
+from app.dead_letters.replay import NotReplayable, release_of, replay_of, written
 from app.dead_letters.source_watch import SourceWatch, highest
 
 log = structlog.get_logger(__name__)
@@ -104,6 +104,7 @@ class Replayer:
                 records.append(self._record(letter))
                 self._change(sent=job.sent + 1)
             else:
+                records += filter(None, [release_of(row, self.tools.topics.ours)])
                 self._change(discarded=job.discarded + 1)
         except (NotReplayable, PatchFailed) as exc:
             is_exhausted = isinstance(exc, NotReplayable) and exc.kind == "exhausted"

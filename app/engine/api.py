@@ -134,6 +134,14 @@ class Effects:
         self._offsets.append(record.offset)
         self.retrying.append((record, failure))
 
+    def waits(self, record: Record, failure: Failure, retry: Retry | None) -> None:
+        """``record`` waits for another one in ``retry``; None: it has waited for too long. Called by the engine."""
+        self._offsets.append(record.offset)
+        if retry is None:
+            self.dead_letters.append((record, failure))
+        else:
+            self.retries.append((record, failure, retry))
+
     def plan_retries(self, retries: Retries | None, now_ms: int) -> None:
         """Decide what becomes of each ``retry``: another attempt, or a dead letter. Called by the engine."""
         for record, failure in self.retrying:
@@ -295,6 +303,11 @@ class Retries(Protocol):
     """When and where the failed records of one source are tried again."""
 
     @property
+    def source(self) -> str:
+        """The topic."""
+        ...
+
+    @property
     def topics(self) -> Sequence[str]:
         """Of the tiers, co-partitioned with the source; whoever reads the source reads them too."""
         ...
@@ -303,6 +316,18 @@ class Retries(Protocol):
         """The next attempt of ``record``, which has just failed; None: it was tried often and long enough."""
         ...
 
+    def wait(self, record: Record, now_ms: int) -> Retry | None:
+        """Where ``record``, which has not failed, waits for its turn; None: it has waited for too long."""
+        ...
+
     def arrived(self, record: Record) -> tuple[int, Record]:
         """A record of a tier: when it is due (epoch ms), and itself with the timestamp that it had in the source."""
+        ...
+
+    def origin(self, record: Record) -> int:
+        """Offset in the source under which ``record`` came first: itself, or what it is a retry or a replay of."""
+        ...
+
+    def is_release(self, record: Record) -> bool:
+        """Whether this record of a tier says that its origin was discarded, and nothing else."""
         ...

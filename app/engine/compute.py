@@ -24,7 +24,9 @@ import structlog
 
 from app.domain.damage import DamagedState
 from app.engine.api import Body, Effects, Failure, LaneId, Output, Record, Retries, Retry, Transient
+from app.engine.held import Changes, encoded
 from app.engine.journal import LaneJournal
+from app.engine.order import AsTheyCome, Order, Turn
 from app.engine.state import LaneState, Stage
 from app.engine.tracing import RunTrace
 
@@ -39,6 +41,7 @@ _PASSING = (Transient, TimeoutError, ConnectionError)
 #: Runs of one batch that may fail like that in search of a record that is to blame after all; then all that is left waits.
 _PASSING_RUNS = 12
 _headers_of = attrgetter("headers")
+_AS_THEY_COME = AsTheyCome()
 #: Room kept for the headers and varints of an output record.
 _OUTPUT_OVERHEAD = 2048
 
@@ -158,6 +161,7 @@ class Computer:
         batch_limit: int,
         journal: LaneJournal | None = None,
         retries: Retries | None = None,
+        order: Order = _AS_THEY_COME,
     ) -> None:
         self._lane = lane
         self._body = body
@@ -166,6 +170,7 @@ class Computer:
         self._limit = batch_limit
         self._journal = journal
         self._retries = retries
+        self._order = order
         self._passing = 0
 
     async def run(self, records: Sequence[Record]) -> list[Computed]:
@@ -231,10 +236,15 @@ class Computer:
         return [unit]
 
     async def _run(self, records: Sequence[Record], units: list[Computed]) -> None:
-        stage = self._state.stage()
+        turn, stage = self._order.turn(records), self._state.stage()
         try:
-            effects = await self._body(LaneBatch(self._lane, records[0].topic, records, stage, self._context))
-            writes = stage.encode()
+            effects = await self._attempt(turn.ready, stage)
+            while self._order.is_overtaken(turn, effects):
+                self._state.discard(stage)
+                stage = self._state.stage()
+                effects = await self._attempt(turn.ready, stage)
+            changes = self._order.settle(records, turn, effects)
+            writes = stage.encode() | encoded(changes)
             size = self._check(records, effects, writes)
         except DamagedState:
             raise  # no event is to blame: the lane ends the process
@@ -245,8 +255,17 @@ class Computer:
             else:
                 await self._isolate(records, exc, units)
             return
-        self._state.accept(stage, writes)
+        self._accept(stage, writes, changes)
         self._append(units, records, effects, writes, size)
+
+    async def _attempt(self, records: Sequence[Record], stage: Stage) -> Effects:
+        if not records:
+            return Effects()
+        return await self._body(LaneBatch(self._lane, records[0].topic, records, stage, self._context))
+
+    def _accept(self, stage: Stage, writes: dict[bytes, bytes | None], changes: Changes) -> None:
+        self._state.accept(stage, writes)
+        self._order.accept(changes)
 
     def _check(self, records: Sequence[Record], effects: Effects, writes: dict[bytes, bytes | None]) -> int:
         """Size of ``writes`` in the changelog; raises when the result cannot be used as it is."""
@@ -255,7 +274,7 @@ class Computer:
         largest = _largest([output for _, output in effects.outputs] + effects.published, self._limit - _OUTPUT_OVERHEAD)
         if largest + _OUTPUT_OVERHEAD > self._limit:
             raise TooLarge("an output", largest, self._limit)
-        size = sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
+        size = _changelog_size(writes)
         if size + _CHANGELOG_BATCH_OVERHEAD > self._limit:
             raise TooLarge("the changed state", size, self._limit)
         return size
@@ -285,18 +304,23 @@ class Computer:
     def _retry(self, records: Sequence[Record], exc: BaseException, units: list[Computed]) -> None:
         """``records`` are to be tried again and change no state."""
         failure = Failure("aggregate", "no_answer", f"{type(exc).__name__} in agent {self._lane.agent}", "transient_timeout", exc)
-        effects = Effects()
-        for record in records:
+        turn, effects = self._order.turn(records), Effects()
+        for record in turn.ready:
             effects.retry(record, failure)
-        self._state.accept(self._state.stage(), {})
-        self._append(units, records, effects, {}, 0)
+        self._give_up(records, turn, effects, units)
 
     def _park(self, records: Sequence[Record], failure: Failure, units: list[Computed]) -> None:
         """The one record of ``records`` is a dead letter and changes no state."""
         effects = Effects()
         effects.dead_letter(records[0], failure)
-        self._state.accept(self._state.stage(), {})
-        self._append(units, records, effects, {}, 0)
+        self._give_up(records, Turn(records), effects, units)
+
+    def _give_up(self, records: Sequence[Record], turn: Turn, effects: Effects, units: list[Computed]) -> None:
+        """No state but the order is changed."""
+        changes = self._order.settle(records, turn, effects)
+        writes = encoded(changes)
+        self._accept(self._state.stage(), writes, changes)
+        self._append(units, records, effects, writes, _changelog_size(writes))
 
     def _crashed_worker(self, record: Record, attempts: int) -> Failure:
         log.error("crashing_record_parked", lane=str(self._lane), topic=record.topic, offset=record.offset, attempts=attempts)
@@ -319,6 +343,10 @@ def _largest(outputs: Sequence[Output], room: int) -> int:
     if value + key <= room and not any(map(_headers_of, outputs)):
         return value + key
     return max(map(_size, outputs), default=0)
+
+
+def _changelog_size(writes: dict[bytes, bytes | None]) -> int:
+    return sum(map(len, writes)) + sum(map(len, filter(None, writes.values()))) + _CHANGELOG_RECORD_OVERHEAD * len(writes)
 
 
 def _size(output: Output) -> int:

@@ -21,12 +21,14 @@ from app.engine.delivery import Delivery
 from app.engine.guard import Fatal
 from app.engine.identity import check_not_lost, check_source_end
 from app.engine.journal import CrashJournal
+from app.engine.key_order import KeyOrder, OrderLimits
 from app.engine.lane import Lane, LaneLimits, LaneParts, Ticks
+from app.engine.order import AsTheyCome, Order
 from app.engine.progress import Progress
 from app.engine.state import LaneState
 from app.engine.status import DurableListener, Observer
 from app.engine.store import PartitionStore, StoreOptions, partition_path
-from app.engine.tiers import Tier, Tiers
+from app.engine.tiers import LOOK_S, LOOK_WAITING_S, Tier, Tiers
 from app.engine.tracing import PassOn, Tracing
 from app.settings import Settings
 from app.topics import changelog_of
@@ -176,26 +178,36 @@ class Engine:
         lane = LaneId(agent.name, partition)
         limit = self.settings.produce_max_batch_bytes
         journal = self._journal.open(lane, progress.is_applied)
+        order = AsTheyCome() if retries is None else KeyOrder(store, retries, self._order_limits())
         return LaneParts(
-            computer=Computer(lane, agent.body, self.contexts[agent.name], state, limit, journal, retries),
+            computer=Computer(lane, agent.body, self.contexts[agent.name], state, limit, journal, retries, order),
             state=state,
             delivery=parts.delivery,
             observer=parts.observer,
             listener=parts.listener,
             fatal=self.fatal,
             set_paused=lambda paused: self.set_paused(tp, paused),
-            tiers=Tiers() if retries is None else self._tiers(retries, partition),
+            tiers=Tiers() if retries is None else self._tiers(retries, partition, order),
+            order=order,
             breaker=self.breakers.of(lane),
             ticks=Ticks(tp[0], TICK_S, lambda: self.is_at_end(tp, 0)) if agent.ticks else None,
             tracing=parts.tracing,
         )
 
-    def _tiers(self, retries: Retries, partition: int) -> Tiers:
-        return Tiers(self._tier((topic, partition), retries) for topic in retries.topics)
+    def _order_limits(self) -> OrderLimits:
+        s = self.settings
+        return OrderLimits(s.key_order_max_waiting if s.key_order else 0, s.dlq_retention_ms + s.retry_give_up_ms)
 
-    def _tier(self, tp: TopicPartition, retries: Retries) -> Tier:
+    def _tiers(self, retries: Retries, partition: int, order: Order) -> Tiers:
+        return Tiers(self._tier((topic, partition), retries, order) for topic in retries.topics)
+
+    def _tier(self, tp: TopicPartition, retries: Retries, order: Order) -> Tier:
         return Tier(
-            tp[0], retries, lambda paused: self.set_paused(tp, paused), is_at_end=lambda since_ms: self.is_at_end(tp, since_ms)
+            tp[0],
+            retries,
+            lambda paused: self.set_paused(tp, paused),
+            is_at_end=lambda since_ms: self.is_at_end(tp, since_ms),
+            look_s=lambda: LOOK_WAITING_S if order.is_holding else LOOK_S,
         )
 
     def _lane_limits(self, agent: AgentDeclaration) -> LaneLimits:

@@ -97,6 +97,7 @@ class RunningEngine:
             is_tier=topic in lane.tiers,
             not_due=lane.tiers.held(topic),
             dead_letters_wait_s=lane.dead_letters_wait_s,
+            held=lane.held,
         )
 
     async def position(self, topic: str, partition: int) -> int:

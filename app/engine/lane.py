@@ -20,10 +20,11 @@ from app.engine.breaker import LaneBreaker, always_closed
 from app.engine.compute import Computed, Computer, Moment
 from app.engine.delivery import Delivery
 from app.engine.guard import Fatal
+from app.engine.order import AsTheyCome, Order
 from app.engine.progress import Progress
 from app.engine.settlement import Settlement
 from app.engine.state import LaneState
-from app.engine.status import DurableListener, Observer
+from app.engine.status import DurableListener, HeldKeys, Observer
 from app.engine.tiers import Tiers
 from app.engine.tracing import PassOn, Tracing
 from app.engine.unit import Unit
@@ -70,6 +71,7 @@ class LaneParts:
     set_paused: Callable[[bool], None]
     """Pause or resume fetching of this lane's source"""
     tiers: Tiers = field(default_factory=Tiers)
+    order: Order = field(default_factory=AsTheyCome)
     breaker: LaneBreaker = field(default_factory=always_closed)
     ticks: Ticks | None = None
     tracing: Tracing = field(default_factory=PassOn)
@@ -114,6 +116,11 @@ class Lane:
         """For how long dead letters have been on their way to Kafka; 0 when none are."""
         since = min((unit.computed_at for unit in self._in_flight if unit.has_unwritten_dead_letters), default=None)
         return 0.0 if since is None else time.perf_counter() - since
+
+    @property
+    def held(self) -> HeldKeys:
+        """Keys of which an event has failed, and later ones wait."""
+        return self._parts.order.status()
 
     def start(self) -> None:
         """Begin to work; must be called on the running loop."""

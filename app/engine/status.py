@@ -54,6 +54,24 @@ class BreakerStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A key whose order is kept: its event of that source offset has failed, at ``since_ms`` (epoch ms); so many wait behind it."""
+
+    offset: int
+    since_ms: int
+    waiting: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKeys:
+    """All of one lane: how many keys, how many events that wait, and those held longest."""
+
+    keys: int = 0
+    waiting: int = 0
+    oldest: tuple[HeldKey, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class LaneStatus:
     """One lane right now. Offsets are the next to read, -1 when unknown; ages in seconds."""
 
@@ -79,6 +97,7 @@ class LaneStatus:
     """records of the tier that are read and wait for their time"""
     dead_letters_wait_s: float = 0.0
     """for how long dead letters have been on their way to Kafka; 0 when none are"""
+    held: HeldKeys = HeldKeys()
 
     @property
     def held_by(self) -> str:

@@ -20,6 +20,8 @@ from app.engine.api import Record, Retries
 PEEK_S: Final = 0.25
 #: How often a partition is opened without a reason.
 LOOK_S: Final = 60.0
+#: ... while events wait for others of their key: a word that one was discarded comes from outside.
+LOOK_WAITING_S: Final = 5.0
 
 
 class Tier:
@@ -30,6 +32,7 @@ class Tier:
         retries: knows when a record is due.
         set_paused: pauses or resumes fetching of the partition.
         is_at_end: it is read to its end, by an answer later than that time (epoch ms).
+        look_s: how often it is opened without a reason.
         clock: monotonic seconds.
         now_ms: wall clock, epoch ms.
     """
@@ -40,11 +43,13 @@ class Tier:
         retries: Retries,
         set_paused: Callable[[bool], None],
         is_at_end: Callable[[int], bool],
+        look_s: Callable[[], float] = lambda: LOOK_S,
         clock: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.topic = topic
         self._retries, self._set_paused, self._is_at_end = retries, set_paused, is_at_end
+        self._look_s = look_s
         self._clock, self._now_ms = clock, now_ms
         self._held: deque[tuple[int, Record]] = deque()
         self._is_open, self._opened_ms = True, now_ms()
@@ -79,7 +84,7 @@ class Tier:
             self.wake_at = self._clock() + PEEK_S
         elif self._is_at_end(self._opened_ms):
             self._pause(True)
-            self.wake_at = self._clock() + LOOK_S
+            self.wake_at = self._clock() + self._look_s()
         else:
             self.wake_at = self._clock() + PEEK_S
         return found

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from app.dead_letters.headers import rfc3339
 from app.engine.status import BreakerState, EngineStatus, LaneStatus
 
 
@@ -43,6 +44,23 @@ class LaneAnswer(BaseModel):
     state_keys: int
 
 
+class HeldKeyAnswer(BaseModel):
+    """A key whose later events wait. `event` has failed, at `since`: its `dlq.id` as soon as it is a dead letter."""
+
+    agent: str
+    event: str
+    since: str
+    waiting: int
+
+
+class HeldKeysAnswer(BaseModel):
+    """How many keys are held and events wait on this worker; `oldest`: up to 20 keys per partition, those held longest."""
+
+    keys: int
+    waiting: int
+    oldest: list[HeldKeyAnswer]
+
+
 class LanesAnswer(BaseModel):
     """All lanes of this worker."""
 
@@ -59,7 +77,29 @@ def lanes_router(engine: EngineStatus) -> APIRouter:
         """Position, lag and queues of every partition this worker owns."""
         return LanesAnswer(phase=engine.phase(), lanes=[_lane(lane) for lane in _in_order(engine)])
 
+    @router.get("/held-keys")
+    async def held_keys() -> HeldKeysAnswer:
+        """Keys of which an event has failed, so that later ones wait behind it (`VELTRIX_KEY_ORDER`)."""
+        return _held([lane for lane in engine.lanes() if not lane.is_tier])
+
     return router
+
+
+def _held(lanes: Sequence[LaneStatus]) -> HeldKeysAnswer:
+    oldest = sorted(((key, lane) for lane in lanes for key in lane.held.oldest), key=lambda found: found[0].since_ms)
+    return HeldKeysAnswer(
+        keys=sum(lane.held.keys for lane in lanes),
+        waiting=sum(lane.held.waiting for lane in lanes),
+        oldest=[
+            HeldKeyAnswer(
+                agent=lane.lane.agent,
+                event=f"{lane.topic}:{lane.lane.partition}:{key.offset}",
+                since=rfc3339(key.since_ms),
+                waiting=key.waiting,
+            )
+            for key, lane in oldest
+        ],
+    )
 
 
 def _in_order(engine: EngineStatus) -> Sequence[LaneStatus]:

@@ -162,6 +162,18 @@ RETRY_WAITING = Metric(
     "veltrix_retry_waiting", "gauge", "Records in a retry tier's partition that have not been tried again.",
     "Grows while a dependency is down. Not shrinking after it is back: read /api/v1/lanes for that topic.", ("tier", "partition"), "",
 )
+HELD_KEYS = Metric(
+    "veltrix_held_keys", "gauge", "Keys of which an event has failed and is not dealt with, so that later ones wait (VELTRIX_KEY_ORDER).",
+    "Not shrinking: /api/v1/held-keys names the failed events; replay or discard them, runbook dead-letters.", ("agent", "partition"), "",
+)
+HELD_EVENTS = Metric(
+    "veltrix_held_events", "gauge", "Events that wait behind a failed event of their key.",
+    "Grows with the traffic of the held keys; each key keeps VELTRIX_KEY_ORDER_MAX_WAITING, further ones are dead letters (too_many_waiting).", ("agent", "partition"), "",
+)
+HELD_SECONDS = Metric(
+    "veltrix_held_oldest_seconds", "gauge", "For how long the key held longest has been held; absent when none is.",
+    "Above an hour: somebody has to deal with the dead letter that it waits for.", ("agent", "partition"), "seconds",
+)
 INDEX_ADDED = Metric(
     "veltrix_dead_letter_index_added_total", "counter", "Dead letters that `veltrix admin` has indexed since it started.",
     "Rises with veltrix_dead_letters_total; all of Kafka's after the index was lost.",

@@ -72,6 +72,10 @@ def _lane(lane: LaneStatus) -> Iterator[Reading]:
     yield m.QUEUED_RECORDS, owner, lane.queued_records
     yield m.UNITS_IN_FLIGHT, owner, lane.units_in_flight
     yield m.LANES_PAUSED, owner, float(lane.paused)
+    yield m.HELD_KEYS, owner, lane.held.keys
+    yield m.HELD_EVENTS, owner, lane.held.waiting
+    if lane.held.oldest:
+        yield m.HELD_SECONDS, owner, max(0.0, time.time() - lane.held.oldest[0].since_ms / 1000)
     yield m.DEAD_LETTERS_WAIT, owner, lane.dead_letters_wait_s
     yield m.BREAKER_OPEN, owner, float(lane.breaker.state != "closed")
     yield m.BREAKER_OPENINGS, owner, lane.breaker.openings

@@ -154,6 +154,7 @@ DEAD_LETTERS: Final = Board("veltrix-dead-letters", "Veltrix / Dead letters", "W
     "Retries": (
         _graph("Sent to a tier", "That dependency is down or slow.", "cps", ("sum by (stage, reason) (rate(veltrix_retries_total[5m]))", "{{stage}} {{reason}}"), needs="retries"),
         _graph("Waiting", "Not shrinking after the dependency is back: /api/v1/lanes.", "short", ("sum by (tier) (veltrix_retry_waiting)", "{{tier}}")),
+        _graph("Waiting behind a failed event of their key", "/api/v1/held-keys names those events: replay or discard them.", "short", ("sum by (agent) (veltrix_held_events)", "{{agent}} events"), ("sum by (agent) (veltrix_held_keys)", "{{agent}} keys")),
     ),
     "Index": (
         _graph("Letters by what was done about them", "pending grows: `veltrix dlq groups` says which bug.", "short", ("sum by (queue, status) (veltrix_dead_letter_queue_records)", "{{queue}} {{status}}"), needs="admin"),

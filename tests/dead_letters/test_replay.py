@@ -9,7 +9,7 @@ import pytest
 
 from app.dead_letters import headers as h
 from app.dead_letters.decode import decode_dead_letter
-from app.dead_letters.replay import MAX_REPLAYS, NotReplayable, Ours, replay_of
+from app.dead_letters.replay import MAX_REPLAYS, NotReplayable, Ours, release_of, replay_of
 from tests.dead_letters.letters import QUEUE, letter
 from tests.dead_letters.records import FAILED_AT_MS, FAILURE, FakeRecord, added, encoder
 
@@ -75,3 +75,25 @@ def test_force_is_for_the_cap_alone() -> None:
 
 def test_a_null_value_is_a_value() -> None:
     assert replay_of(replace(letter(0), value=None, value_bytes=None), OURS, "j").value is None
+
+
+TIER = "retry.veltrix.interactions.5s"
+ORDERED = replace(OURS, releases={"interactions": TIER})
+
+
+def test_where_order_is_kept_the_lane_of_a_discarded_letter_is_told() -> None:
+    release = release_of(letter(7, partition=3, key=b"k"), ORDERED)
+    assert release is not None
+    assert (release.topic, release.partition, release.key, release.value) == (TIER, 3, b"k", None)
+    assert dict(release.headers) == {h.ID: b"interactions:3:1007", h.DISCARDED: b"true"}
+
+
+@pytest.mark.parametrize("ours", [OURS, replace(ORDERED, queues=frozenset()), replace(ORDERED, sources={"interactions": 3})])
+def test_nobody_is_told_where_nobody_waits(ours: Ours) -> None:
+    assert release_of(letter(7, partition=3, key=b"k"), ours) is None
+
+
+@pytest.mark.parametrize("lacking", ["key", "dlq_id", "source_topic", "source_partition"])
+def test_a_letter_that_does_not_say_what_it_was_releases_nothing(lacking: str) -> None:
+    changes: dict[str, Any] = {lacking: None}
+    assert release_of(replace(letter(7, partition=3, key=b"k"), **changes), ORDERED) is None

@@ -25,7 +25,7 @@ DELAYS_MS = (5_000, 60_000, 600_000)
 def retries(spread: float = 0.5, **settings: Any) -> TieredRetries:
     built = Settings(**settings)
     tiers = retry_tiers(built, INTERACTIONS)
-    return TieredRetries(tiers, built.retry_max_attempts, built.retry_give_up_ms, lambda: spread)
+    return TieredRetries(INTERACTIONS, tiers, built.retry_max_attempts, built.retry_give_up_ms, lambda: spread)
 
 
 def encoder() -> DeadLetterRecordEncoder:
@@ -91,6 +91,51 @@ def test_what_a_record_of_the_source_says_about_itself_does_not_count() -> None:
 
     assert plan is not None
     assert (plan.topic, plan.attempt) == (TIERS[0], 1)
+
+
+@pytest.mark.parametrize(
+    ("waited_ms", "tier"), [(0, 0), (59_999, 0), (60_000, 1), (599_999, 1), (600_000, 2), (80_000_000, 2), (86_400_000, None)]
+)
+def test_what_waits_for_its_turn_is_looked_at_less_often_the_longer_it_waits(waited_ms: int, tier: int | None) -> None:
+    policy = retries()
+    first = policy.wait(FakeRecord(), FAILED_AT_MS)
+    assert first is not None
+
+    again = policy.wait(waits(FakeRecord(), first), FAILED_AT_MS + waited_ms)
+
+    assert (None if again is None else TIERS.index(again.topic)) == tier
+    assert first.attempt == 0
+    assert again is None or again.attempt == 0, "to wait is no attempt"
+
+
+def test_a_record_that_waits_between_its_attempts_keeps_their_number() -> None:
+    failed, _ = failing(FakeRecord(), retries(), 2)
+    waited = retries().wait(failed, FAILED_AT_MS)
+    assert waited is not None
+
+    plan = retries().plan(waits(failed, waited), FAILED_AT_MS)
+
+    assert plan is not None
+    assert (waited.attempt, plan.attempt) == (2, 3)
+
+
+def test_the_origin_of_a_record_outlives_retries_and_replays() -> None:
+    failed, _ = failing(FakeRecord(), retries(), 3)
+    replayed = FakeRecord(offset=900, headers=[(h.ID, b"interactions:3:41")])
+    assert [retries().origin(record) for record in (FakeRecord(), failed, replayed)] == [41, 41, 41]
+
+
+@pytest.mark.parametrize("raw", [b"other:3:41", b"interactions:4:41", b"x", b"", None])
+def test_an_origin_elsewhere_is_none(raw: bytes | None) -> None:
+    assert retries().origin(FakeRecord(offset=900, headers=[(h.ID, raw)])) == 900
+    assert retries().origin(FakeRecord(TIERS[0], offset=900, headers=[(h.ID, raw)])) < 0, "no offset of the source"
+
+
+def test_only_a_tier_can_say_that_a_letter_was_discarded() -> None:
+    said = [(h.ID, b"interactions:3:41"), (h.DISCARDED, b"true")]
+    assert retries().is_release(FakeRecord(TIERS[0], headers=said))
+    assert not retries().is_release(FakeRecord(headers=said))
+    assert not retries().is_release(FakeRecord(TIERS[0], headers=said[:1]))
 
 
 @pytest.mark.parametrize("raw", [b"", b"x", b"-5", b"9" * 40, None])

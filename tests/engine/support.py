@@ -47,8 +47,12 @@ def events(start: int, stop: int, key: str = "u", value: bytes = b"emit") -> lis
 
 
 class FakeRetries:
-    """Two tiers. A record waits for ``due_ms`` on the clock of the test, and is given up after ``limit`` attempts."""
+    """Two tiers. A record waits for ``due_ms`` on the clock of the test, and is given up after ``limit`` attempts.
 
+    A header ``origin`` tells which event of the source a record is, ``discarded`` that it only says that one was.
+    """
+
+    source = SOURCE
     topics = ("retry.1", "retry.2")
 
     def __init__(self, limit: int = 3) -> None:
@@ -59,6 +63,18 @@ class FakeRetries:
         """The tier after the record's own."""
         attempt = (self.topics.index(record.topic) + 2) if record.topic in self.topics else 1
         return None if attempt > min(self.limit, len(self.topics)) else Retry(self.topics[attempt - 1], self.due_ms, attempt)
+
+    def wait(self, record: Record, now_ms: int) -> Retry | None:
+        """Always in the first tier."""
+        return Retry(self.topics[0], self.due_ms, 0)
+
+    def origin(self, record: Record) -> int:
+        """As its header says."""
+        return int(dict(record.headers).get("origin") or record.offset)
+
+    def is_release(self, record: Record) -> bool:
+        """As its header says."""
+        return record.topic in self.topics and "discarded" in dict(record.headers)
 
     def arrived(self, record: Record) -> tuple[int, Record]:
         """The offset is the time at which it is due."""

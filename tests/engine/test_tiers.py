@@ -18,6 +18,7 @@ class Room:
 
     now_ms: int = 0
     is_at_end: bool = False
+    look_s: float = LOOK_S
     pauses: list[bool] = field(default_factory=list)
     tier: Tier = field(init=False)
 
@@ -27,6 +28,7 @@ class Room:
             FakeRetries(),
             self.pauses.append,
             lambda since_ms: self.is_at_end,
+            lambda: self.look_s,
             lambda: self.now_ms / 1000,
             lambda: self.now_ms,
         )
@@ -82,6 +84,12 @@ def test_a_tier_at_its_end_is_not_fetched_and_looked_at_once_a_minute() -> None:
 
     room.due(250 + int(LOOK_S * 1000))
     assert (room.pauses, room.wait_s) == ([True, False], PEEK_S)
+
+
+def test_while_events_wait_for_others_it_is_looked_at_more_often() -> None:
+    room = Room(is_at_end=True, look_s=3.0)
+    room.due(250)
+    assert room.wait_s == 3.0
 
 
 def test_a_tier_that_was_written_to_is_fetched_before_long() -> None:

@@ -102,9 +102,11 @@ CASES: Final[dict[str, Case]] = {
         {
             f'veltrix_retry_waiting{{tier="t",partition="0",{W}}}': "50x120",
             f'veltrix_retries_total{{stage="enrich",{W}}}': "50x120",
+            f'veltrix_retries_total{{stage="aggregate",reason="waits_behind",{W}}}': "0+10x120",
         },
         at=70,
     ),
+    "VeltrixKeysHeld": _gauge("veltrix_held_oldest_seconds", "4000+60x30", "0+60x30", LANE),
     "VeltrixLedgerResidue": _gauge("veltrix_ledger_residue", "0x10 1x10", "0x20", LANE),
     "VeltrixRecoveryLong": _gauge("veltrix_recovery_active", "1x20", "1x8 0x20"),
     "VeltrixStandbyBehind": _gauge("veltrix_standby_lag_records", "200000x20", "200000x8 100x20", LANE),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.engine.status import BreakerStatus
+from app.engine.status import BreakerStatus, HeldKey, HeldKeys
 from tests.sidecar.conftest import Sidecar
 from tests.telemetry.fakes import AGENT, lane
 
@@ -48,3 +48,17 @@ async def test_a_lane_says_that_its_breaker_holds_it_and_for_how_long(sidecar: S
 
     assert row["held_by"] == "breaker"
     assert row["breaker"] == {"state": "open", "openings": 2, "retry_in_s": 31.5, "events": 250, "dead_letters": 200}
+
+
+async def test_held_keys_name_the_failed_event_of_each_the_one_held_longest_first(sidecar: Sidecar) -> None:
+    recent, old = HeldKeys(2, 5, (HeldKey(17, 1_700_000_000_000, 5),)), HeldKeys(1, 3, (HeldKey(4, 1_600_000_000_000, 3),))
+    sidecar.engine.statuses = [lane(0, held=recent), lane(0, topic="retry.1", is_tier=True, held=recent), lane(1, held=old)]
+
+    assert (await sidecar.get("/api/v1/held-keys")).json() == {
+        "keys": 3,
+        "waiting": 8,
+        "oldest": [
+            {"agent": AGENT, "event": "interactions:1:4", "since": "2020-09-13T12:26:40.000Z", "waiting": 3},
+            {"agent": AGENT, "event": "interactions:0:17", "since": "2023-11-14T22:13:20.000Z", "waiting": 5},
+        ],
+    }

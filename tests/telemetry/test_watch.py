@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from app.engine.api import LaneId
-from app.engine.status import BreakerState, BreakerStatus, LastEnd, Ledger, StandbyStatus
+from app.engine.status import BreakerState, BreakerStatus, HeldKey, HeldKeys, LastEnd, Ledger, StandbyStatus
 from app.telemetry.engine import EngineMetrics
 from app.telemetry.exposition import Catalogue
 from app.telemetry.watch import LastEndMetrics, WatchMetrics
@@ -111,6 +112,16 @@ def test_dead_letters_on_their_way_show_for_how_long(scrape: Scrape) -> None:
 
     assert scrape.value("veltrix_dead_letter_write_wait_seconds", agent=AGENT, partition="2") == 12.5
     assert scrape.value("veltrix_dead_letter_write_wait_seconds", agent=AGENT, partition="3") == 0
+
+
+def test_held_keys_show_how_many_and_for_how_long(scrape: Scrape) -> None:
+    since_ms = time.time_ns() // 1_000_000 - 90_000
+    scrape.engine.statuses = [lane(2, held=HeldKeys(3, 40, (HeldKey(7, since_ms, 12),))), lane(3)]
+
+    found = {name: scrape.value(f"veltrix_held_{name}", agent=AGENT, partition="2") for name in ("keys", "events")}
+    assert found == {"keys": 3, "events": 40}
+    assert scrape.value("veltrix_held_oldest_seconds", agent=AGENT, partition="2") == pytest.approx(90, abs=5)
+    assert scrape.value("veltrix_held_oldest_seconds", agent=AGENT, partition="3") is None
 
 
 @pytest.mark.parametrize(("end", "shown"), [(None, []), (LastEnd(123.0, "dead_letters", "no room"), [{"cause": "dead_letters"}])])
