@@ -13,6 +13,7 @@ import msgspec
 from rich.console import Console
 
 from bench.cases.drain import Drain, run_drain
+from bench.cases.flood import run_flood
 from bench.cases.hot_user import run_hot_user
 from bench.cases.latency import Latency, run_latency
 from bench.cases.recovery import run_recovery
@@ -42,11 +43,12 @@ CASES: dict[str, Callable[[Run], CaseResult]] = {
     "drain-eos": lambda run: run_drain(run, Drain("drain-eos", 4, redis=False, rival="eos")),
     "latency-eos": lambda run: run_latency(run, Latency("latency-eos", 1000, alone="eos")),
     "watching": run_watching,
+    "flood": run_flood,
     "drain-whole": lambda run: run_drain(run, Drain("drain-whole", 4, redis=False, rival="whole")),
     "latency-whole": lambda run: run_latency(run, Latency("latency-whole", 1000, alone="whole")),
 }
 #: Left out of a quick run unless named.
-SLOW = ("drain-10p", "latency-5000")
+SLOW = ("drain-10p", "latency-5000", "flood")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

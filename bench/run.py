@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count, islice
@@ -109,6 +109,14 @@ class Run:
             self._loaded = (events, partitions)
             return expected
         return self._expected[events]
+
+    def load_source(self, stream: Iterable[Click], partitions: int) -> Expected:
+        """Have ``stream`` in the source topic, in place of what was there."""
+        file = self.services.folder / "stream.bin"
+        (expected,) = write_events(file, stream).values()
+        self.empty_source(partitions)
+        preload(self.kafka_bootstrap, INTERACTIONS, read_events(file))
+        return expected
 
     def empty_source(self, partitions: int) -> None:
         """Make the source topic anew, without records."""

@@ -24,6 +24,10 @@ MAX_RECORD_BYTES: Final = SOURCE_MAX_MESSAGE_BYTES + DLQ_HEADROOM_BYTES
 #: Header of a RecordBatch, and the variable-length integers of one record at their longest.
 BATCH_OVERHEAD_BYTES: Final = 61 + 36
 HEADER_OVERHEAD_BYTES: Final = 10
+_FIRST_DELIVERY: Final[Header] = (h.DELIVERY_COUNT, b"1")
+_NO_REPLAY: Final[Header] = (h.REPLAY_COUNT, b"0")
+_TIMESTAMP_TYPES: Final = {number: (h.ORIGINAL_TIMESTAMP_TYPE, name) for number, name in h.TIMESTAMP_TYPES.items()}
+_NO_TIMESTAMP_TYPE: Final[Header] = (h.ORIGINAL_TIMESTAMP_TYPE, h.NO_TIMESTAMP)
 #: Kinds of failure kept ready. More than any pipeline has; a bound, since class names come from user code.
 MAX_KINDS: Final = 512
 
@@ -36,14 +40,45 @@ class UnknownSource(Exception):
         self.topic = topic
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Kind:
-    """Headers that all records share which fail in one way."""
+    """Headers that all records share which fail in one way; ``tail`` is all of them, and those about us."""
 
     headers: tuple[Header, ...]
-    stacktrace: tuple[Header, ...]
+    tail: tuple[Header, ...]
     error_class: str
     attempt_tail: bytes
+    _attempt: tuple[bytes, Header] = (b"", (h.ATTEMPTS, None))
+
+    def attempt(self, at: bytes) -> Header:
+        """The one attempt, at that time, of a record that has failed once. The last one is kept."""
+        if self._attempt[0] != at:
+            self._attempt = (at, (h.ATTEMPTS, b'[{"at":"%b",%b]' % (at, self.attempt_tail)))
+        return self._attempt[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Headers that all records of one partition share."""
+
+    topic: Header
+    partition: Header
+    id_prefix: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """Headers that all records share which fail for the first time in one millisecond."""
+
+    epoch_ms: int
+    text: bytes
+    failed_at: Header
+    first_failed_at: Header
+
+    @classmethod
+    def of(cls, epoch_ms: int) -> _Moment:
+        text = h.rfc3339(epoch_ms).encode()
+        return cls(epoch_ms, text, (h.FAILED_AT, text), (h.FIRST_FAILED_AT, text))
 
 
 class DeadLetterRecordEncoder:
@@ -76,7 +111,8 @@ class DeadLetterRecordEncoder:
             (h.HOST, (settings.worker_id or socket.gethostname()).encode()),
         )
         self._kinds: dict[object, _Kind] = {}
-        self._moment: tuple[int, bytes] = (0, h.rfc3339(0).encode())
+        self._places: dict[tuple[str, int], _Place] = {}
+        self._moment = _Moment.of(0)
 
     def __call__(self, record: Record, failure: Failure, failed_at_ms: int, retry: Retry | None = None) -> Output:
         """The dead letter of ``record``, which failed at ``failed_at_ms`` (epoch ms); with ``retry``, what waits in its tier.
@@ -89,45 +125,46 @@ class DeadLetterRecordEncoder:
             raise UnknownSource(record.topic)
         own, lineage = split_headers(record, self._sources) if record.headers else ((), None)
         kind = self._kind(failure)
-        about = self._about(record, failure, kind, lineage, self._at(failed_at_ms))
+        moment = self._at(failed_at_ms)
+        about = (
+            self._about(record, failure, kind, moment) if lineage is None else self._again(record, failure, kind, lineage, moment)
+        )
         if failure.traceparent:
             about = (*about, (h.TRACEPARENT, failure.traceparent))
         key, value = record.key, record.value
         if retry is not None:  # always fits: a tier's topic takes as much as the queue, and there is no trace
             when = ((h.RETRY_DUE, b"%d" % retry.due_ms), (h.RETRY_ATTEMPT, b"%d" % retry.attempt))
             return Output(retry.topic, key, value, (*own, *about, *kind.headers, *self._about_us, *when))
-        whole = (*own, *about, *kind.headers, *kind.stacktrace, *self._about_us)
+        whole = (*own, *about, *kind.tail)
         # Our own headers are bounded well below the headroom; they need no count.
         small = not own and len(key or b"") + len(value or b"") <= self._max_bytes - DLQ_HEADROOM_BYTES
         if small or self._fits(key, value, whole):
             return Output(queue, key, value, whole)
         return self._squeezed(queue, record, own, (*about, *kind.headers, *self._about_us))
 
-    def _about(self, record: Record, failure: Failure, kind: _Kind, lineage: Lineage | None, at: bytes) -> tuple[Header, ...]:
-        """Headers that differ from record to record."""
-        if lineage is not None:
-            return self._about_again(record, failure, kind, lineage, at)
-        partition, offset = b"%d" % record.partition, b"%d" % record.offset
-        topic = record.topic.encode()
+    def _about(self, record: Record, failure: Failure, kind: _Kind, moment: _Moment) -> tuple[Header, ...]:
+        """Headers that differ from record to record, and all that stand between them. A flood is made of these."""
+        place = self._places.get((record.topic, record.partition)) or self._new_place(record.topic, record.partition)
+        offset = b"%d" % record.offset
         return (
-            (h.TOPIC, topic),
-            (h.PARTITION, partition),
+            place.topic,
+            place.partition,
             (h.OFFSET, offset),
             self._group,
-            (h.DELIVERY_COUNT, b"1"),
+            _FIRST_DELIVERY,
             (h.MESSAGE, _message(failure)),
-            (h.ID, b"%b:%b:%b" % (topic, partition, offset)),
-            (h.FAILED_AT, at),
-            (h.FIRST_FAILED_AT, at),
+            (h.ID, place.id_prefix + offset),
+            moment.failed_at,
+            moment.first_failed_at,
             (h.ORIGINAL_TIMESTAMP, b"%d" % record.timestamp),
-            (h.ORIGINAL_TIMESTAMP_TYPE, h.TIMESTAMP_TYPES.get(record.timestamp_type, h.NO_TIMESTAMP)),
-            (h.ATTEMPTS, b'[{"at":"%b",%b]' % (at, kind.attempt_tail)),
-            (h.REPLAY_COUNT, b"0"),
+            _TIMESTAMP_TYPES.get(record.timestamp_type, _NO_TIMESTAMP_TYPE),
+            kind.attempt(moment.text),
+            _NO_REPLAY,
         )
 
-    def _about_again(self, record: Record, failure: Failure, kind: _Kind, past: Lineage, at: bytes) -> tuple[Header, ...]:
+    def _again(self, record: Record, failure: Failure, kind: _Kind, past: Lineage, moment: _Moment) -> tuple[Header, ...]:
         """The same for a record that failed before: first-original, last-exception."""
-        origin = past.origin
+        origin, at = past.origin, moment.text
         attempts = [*past.attempts, h.Attempt(at.decode(), failure.stage, kind.error_class)][-h.MAX_ATTEMPTS :]
         kept = ((h.REPLAY_JOB, past.replay_job), (h.EDITED, past.edited))
         timestamp = past.original_timestamp or b"%d" % record.timestamp
@@ -177,13 +214,19 @@ class DeadLetterRecordEncoder:
                 stacktrace = ((h.EXCEPTION_STACKTRACE, described.stacktrace),)
         # An attempt's JSON without its time, which is all that differs between records of this kind.
         tail = h.encode_attempts(h.Attempt("", failure.stage, error_class)).removeprefix(b'{"at":"",')
-        return _Kind(tuple(headers), stacktrace, error_class, tail)
+        return _Kind(tuple(headers), (*headers, *stacktrace, *self._about_us), error_class, tail)
 
-    def _at(self, epoch_ms: int) -> bytes:
-        """RFC 3339; a batch fails at one moment, so the last text is kept."""
-        if self._moment[0] != epoch_ms:
-            self._moment = (epoch_ms, h.rfc3339(epoch_ms).encode())
-        return self._moment[1]
+    def _new_place(self, topic: str, partition: int) -> _Place:
+        name, number = topic.encode(), b"%d" % partition
+        place = _Place((h.TOPIC, name), (h.PARTITION, number), b"%b:%b:" % (name, number))
+        self._places[topic, partition] = place
+        return place
+
+    def _at(self, epoch_ms: int) -> _Moment:
+        """A batch fails at one moment, so the last one is kept."""
+        if self._moment.epoch_ms != epoch_ms:
+            self._moment = _Moment.of(epoch_ms)
+        return self._moment
 
     def _fits(self, key: bytes | None, value: bytes | None, headers: Sequence[Header]) -> bool:
         room = self._max_bytes - BATCH_OVERHEAD_BYTES - len(key or b"") - len(value or b"")

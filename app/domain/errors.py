@@ -8,9 +8,10 @@ Everything here is a property of the record, so a retry cannot help: such a reco
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, Literal
+
+import msgspec
 
 Stage = Literal["decode", "validate"]
 Disposition = Literal["invalid", "oversize"]
@@ -43,8 +44,7 @@ _DECODE_REASONS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Rejection:
+class Rejection(msgspec.Struct, frozen=True, gc=False):
     """An event that is refused. ``message`` names fields, limits and positions, never payload text."""
 
     reason: Reason

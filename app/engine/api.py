@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -50,8 +50,7 @@ class Output(msgspec.Struct, frozen=True, gc=False):
     partition: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+class Failure(msgspec.Struct, frozen=True):
     """Why a record becomes a dead letter. ``message`` never holds payload text."""
 
     stage: Stage
@@ -150,7 +149,7 @@ class Effects:
                 self.retries.append((record, failure, retry))
             else:
                 self.dead_letters.append(
-                    (record, failure if retries is None else replace(failure, disposition="retries_exhausted"))
+                    (record, failure if retries is None else msgspec.structs.replace(failure, disposition="retries_exhausted"))
                 )
         self.retrying = []
 

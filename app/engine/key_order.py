@@ -86,6 +86,8 @@ class KeyOrder:
 
     def settle(self, records: Sequence[Record], turn: Turn, effects: Effects) -> Changes:
         """See :class:`app.engine.order.Order`."""
+        if not self._limits.max_events and not self._held and not turn.released:
+            return {}
         failed = failures(effects)
         if not failed and not self._held and not turn.released:
             return {}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import replace
+
+import msgspec
 
 from app.engine.api import DeadLetterEncoder, Failure, LaneId, Record
 from app.engine.compute import Computed
@@ -154,4 +155,4 @@ def output_batches(
 
 def _traced(failure: Failure, record: Record, trace: RunTrace | None) -> Failure:
     traceparent = None if trace is None else trace.for_dead_letters.get(record.offset)
-    return failure if traceparent is None else replace(failure, traceparent=traceparent)
+    return failure if traceparent is None else msgspec.structs.replace(failure, traceparent=traceparent)
