@@ -16,8 +16,6 @@ import uvloop
 from aiokafka import AIOKafkaProducer
 from prometheus_client import CollectorRegistry
 
-from agents.process_interactions import Rules
-from app.dead_letters.api import DeadLetterRecord
 from app.dead_letters.audit import AuditReader
 from app.dead_letters.deeds import DeedWriter
 from app.dead_letters.desk import Desk, DeskTopics
@@ -26,20 +24,17 @@ from app.dead_letters.index.service import DeadLetterIndex
 from app.dead_letters.index.writing import IndexWriter
 from app.dead_letters.job_board import JobBoard
 from app.dead_letters.reader import DeadLetterReader
-from app.dead_letters.replay import Ours, replay_of
+from app.dead_letters.replay import Ours
 from app.dead_letters.replayer import Tools
 from app.dead_letters.roles import BadTokensFile
 from app.dead_letters.source_watch import SourceWatch
 from app.declared import wanted
-from app.domain.errors import Rejection
-from app.domain.validation import classify
 from app.engine.guard import DataDirLocked, lock_data_dir, refuse
 from app.enrichment.api import ReferenceConfigError, ReferenceSchemaError
 from app.enrichment.join import Joiner, joiner_of
 from app.kafka_clients import KafkaConnectError, client_options
 from app.settings import Settings, SettingsError, load_settings
 from app.sidecar.administration import AdminDeps, create_admin
-from app.sidecar.dead_letter_deeds import Validate, Verdict
 from app.sidecar.log_ins import admin_access
 from app.sidecar.server import SidecarBindError, SidecarServer
 from app.telemetry.dead_letters import IndexMetrics, QueueNumbers
@@ -55,6 +50,7 @@ from app.topics import (
     retry_tiers,
     state_of_dead_letters,
 )
+from app.trial import validator
 
 log = structlog.get_logger(__name__)
 
@@ -151,23 +147,6 @@ async def reference_of(settings: Settings, stack: AsyncExitStack) -> Joiner | No
         joiner.cache = await open_reference(settings, None)
         stack.push_async_callback(joiner.cache.aclose)
     return joiner
-
-
-def validator(settings: Settings, ours: Ours, reference: Joiner | None) -> Validate:
-    """The deployed rules of decoding, validation and enrichment, without any effect."""
-    limits = Rules.from_settings(settings).limits
-
-    async def validate(letter: DeadLetterRecord, value: bytes | None) -> Verdict:
-        found = classify(replay_of(letter, ours, "validate", value=value, force=True), limits)
-        if isinstance(found, Rejection):
-            return Verdict(passes=False, stage=found.stage, reason=found.reason.value, message=found.message)
-        missing = None if reference is None else await reference.missing(found.event.user_id, found.items)
-        if missing is not None:
-            message = f"reference data: {missing}"
-            return Verdict(passes=False, stage="enrich", reason="reference_unavailable", message=message)
-        return Verdict(passes=True)
-
-    return validate
 
 
 def main() -> None:

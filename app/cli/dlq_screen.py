@@ -99,6 +99,20 @@ def show_verdict(out: Console, found: Row) -> None:
         out.print("[green]passes[/]")
     else:
         out.print(f"[red]fails[/] {found['stage']} {found['reason']}: {escape(found['message'])}")
+    _show_results(out, found["results"])
+
+
+def _show_results(out: Console, results: Sequence[Row]) -> None:
+    """What a replay now would do to results that were published; nothing when it would do nothing."""
+    for one in results:
+        if one["revised"]:
+            out.print(f"[yellow]{one['revised']:>8}[/]  closed {one['result']} are published again, corrected{_span(one)}")
+        if one["left_out"]:
+            out.print(f"[red]{one['left_out']:>8}[/]  closed {one['result']} stay as they are, without it{_span(one)}")
+
+
+def _span(result: Row) -> str:
+    return f" [dim](between {_time(result['first'])} and {_time(result['last'])})[/]"
 
 
 def show_state(out: Console, state: Row) -> None:

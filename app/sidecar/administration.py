@@ -18,10 +18,11 @@ from app.settings import Settings
 from app.sidecar import problems
 from app.sidecar.access import Access
 from app.sidecar.app import index_router, protect
-from app.sidecar.dead_letter_deeds import Validate, deeds_router, groups_router
+from app.sidecar.dead_letter_deeds import deeds_router, groups_router
 from app.sidecar.dead_letter_exports import exports_router
 from app.sidecar.dead_letter_jobs import jobs_router
 from app.sidecar.dead_letter_stream import stream_router
+from app.sidecar.dead_letter_trials import Validate
 from app.sidecar.dead_letters import dead_letters_router
 from app.sidecar.health import probes
 from app.sidecar.masking import Masks

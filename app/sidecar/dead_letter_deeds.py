@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import re
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Final
@@ -17,7 +17,7 @@ import msgspec
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from app.dead_letters.api import DeadLetterRecord, Filters, Group, UnknownRecord
+from app.dead_letters.api import Filters, Group, UnknownRecord
 from app.dead_letters.desk import Conflict, Desk
 from app.dead_letters.headers import rfc3339
 from app.dead_letters.index.service import DeadLetterIndex
@@ -25,6 +25,7 @@ from app.dead_letters.index.states import LetterState
 from app.dead_letters.json_patch import PatchFailed, apply_patch
 from app.dead_letters.reader import MAX_LIMIT
 from app.dead_letters.replay import NotReplayable
+from app.domain.hindsight import Touched
 from app.sidecar.access import ADMIN, OPERATOR, Access, Asker, identified, require
 from app.sidecar.dead_letter_requests import (
     Discard,
@@ -39,23 +40,11 @@ from app.sidecar.dead_letter_requests import (
     Try,
     TryMany,
 )  # fmt: skip
+from app.sidecar.dead_letter_trials import Validate, Verdict, Verdicts, changes
 from app.sidecar.dead_letters import read_problems
 from app.sidecar.problems import Problem
 
 _ETAG: Final = re.compile(r'^(?:W/)?"?(\d{1,9})"?$')
-
-
-class Verdict(BaseModel):
-    """What the deployed rules say of a record now. `stage`, `reason` and `message` are null when it passes."""
-
-    passes: bool
-    stage: str | None = None
-    reason: str | None = None
-    message: str | None = None
-
-
-Validate = Callable[[DeadLetterRecord, bytes | None], Awaitable[Verdict]]
-"""A letter, and a value in place of its own; nothing is written anywhere"""
 
 
 class GroupView(BaseModel):
@@ -82,14 +71,6 @@ class GroupsView(BaseModel):
     """The largest first."""
 
     groups: list[GroupView]
-
-
-class Verdicts(BaseModel):
-    """What would become of them. `failed`: how many by stage and reason; a patch that does not fit is one of them."""
-
-    checked: int
-    passed: int
-    failed: dict[str, int]
 
 
 class StateView(BaseModel):
@@ -152,7 +133,7 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
             letter = await index.record(record_id)
             if letter is None:
                 raise UnknownRecord.letter(record_id)
-            return await validate(letter, _bytes(request.value_base64))
+            return Verdict.of(await validate(letter, _bytes(request.value_base64)))
 
     @router.post("/records/{record_id}/replay", dependencies=[OPERATOR])
     async def replay(
@@ -192,13 +173,14 @@ def deeds_router(index: DeadLetterIndex, desk: Desk, validate: Validate, access:
 
 async def _verdicts(index: DeadLetterIndex, validate: Validate, queue: str, fingerprint: str, request: TryMany) -> Verdicts:
     wanted, cursor, left = Filters(fingerprint=fingerprint, status="pending"), None, request.limit
-    passed, failed = 0, Counter[str]()
+    passed, failed, touched = 0, Counter[str](), set[Touched]()
     while left:
         page = await index.records(queue, min(left, MAX_LIMIT), cursor, wanted)
         for letter in filter(None, await index.letters(page.records)):
             try:
-                verdict = await validate(letter, None if request.patch is None else apply_patch(letter.value, request.patch))
-                failure = None if verdict.passes else f"{verdict.stage} {verdict.reason}"
+                trial = await validate(letter, None if request.patch is None else apply_patch(letter.value, request.patch))
+                failure = None if trial.passes else f"{trial.stage} {trial.reason}"
+                touched.update(trial.touched)
             except (PatchFailed, NotReplayable) as exc:
                 failure = type(exc).__name__
             passed += failure is None
@@ -206,7 +188,7 @@ async def _verdicts(index: DeadLetterIndex, validate: Validate, queue: str, fing
         left, cursor = left - len(page.records), page.next_cursor
         if cursor is None:
             break
-    return Verdicts(checked=passed + failed.total(), passed=passed, failed=dict(failed))
+    return Verdicts(checked=passed + failed.total(), passed=passed, failed=dict(failed), results=changes(touched))
 
 
 def group_view(group: Group) -> GroupView:

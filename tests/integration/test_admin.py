@@ -174,6 +174,7 @@ def test_a_letter_is_found_tried_mended_and_sent_again_exactly_once(
 
     verdicts = [desk.post(f"{path}/validate", body).json() for body in ({}, {"value_base64": b64(mended)})]
     assert [(verdict["passes"], verdict["reason"]) for verdict in verdicts] == [(False, "missing_identity"), (True, None)]
+    assert {one["result"]: one["left_out"] for one in verdicts[1]["results"]}["sessions"] == 0, "it comes in time for its session"
     assert desk.get(f"{path}/state")["status"] == "pending"
 
     done = desk.post(f"{path}/replay", {"reason": "names him", "value_base64": b64(mended)}, x_veltrix_user="ann", if_match='"0"')
