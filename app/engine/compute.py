@@ -244,7 +244,8 @@ class Computer:
                 stage = self._state.stage()
                 effects = await self._attempt(turn.ready, stage)
             changes = self._order.settle(records, turn, effects)
-            writes = stage.encode() | encoded(changes)
+            writes = stage.encode()
+            writes |= encoded(changes)
             size = self._check(records, effects, writes)
         except DamagedState:
             raise  # no event is to blame: the lane ends the process
