@@ -84,7 +84,12 @@ def dead_letters_of(app_id: str, source: str) -> str:
 def retry_tiers(settings: Settings, source: str) -> tuple[RetryTier, ...]:
     """``retry.<app>.<source>.<delay>``, in the order in which a record meets them; none for a source without."""
     labels = settings.retry_delays.split(",") if settings.retry_delays and source in RETRIED else []
-    return tuple(RetryTier(f"retry.{settings.app_id}.{source}.{label}", _delay_ms(label)) for label in labels)
+    return tuple(RetryTier(retry_prefix(settings.app_id, source) + label, _delay_ms(label)) for label in labels)
+
+
+def retry_prefix(app_id: str, source: str) -> str:
+    """Of the names of all tiers of a source, those of earlier settings too; the delay follows."""
+    return f"retry.{app_id}.{source}."
 
 
 def _delay_ms(label: str) -> int:

@@ -14,6 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from agents.process_interactions import Rules
 from agents.registry import registry
+from app.cli.forgotten_tiers import forgotten_tiers
 from app.dead_letters import headers as h
 from app.dead_letters.reader import DeadLetterReader
 from app.dead_letters.record import DeadLetterRecordEncoder
@@ -257,12 +258,13 @@ async def boot_problems(settings: Settings, stream_app: EngineApp) -> list[str]:
         problems = await check_topics(settings)
         tables_of(stream_app).topic_ids = ids = await ids_now(settings, stream_app)
         recreated = recreated_changelogs(settings.data_dir, settings.app_id, AGENTS, ids)
+        tiers = [f"{tier}: {tier.advice}" for tier in await forgotten_tiers(settings)]
     except (KafkaConnectError, TopicAdminError) as exc:
         return [str(exc)]
     for problem in problems:
         if not problem.stops_worker:
             log.warning("topic_differs", problem=str(problem))
-    return [*recreated, *(str(problem) for problem in problems if problem.stops_worker)]
+    return [*recreated, *tiers, *(str(problem) for problem in problems if problem.stops_worker)]
 
 
 def build_from_environment() -> EngineApp:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from app.cli.checkup import Check, fail, ok, warn
+from app.cli.forgotten_tiers import forgotten_tiers
 from app.cli.reading import open_consumer, partitions_of, read_last
 from app.domain.routing import partition_of
 from app.engine.api import Record
@@ -57,10 +58,13 @@ async def check_broker(settings: Settings) -> Check:
 async def check_all_topics(settings: Settings) -> list[Check]:
     """One line when all is well, else one for each difference."""
     problems = await check_topics(settings)
-    if not problems:
+    tiers = [fail("topics", str(tier), tier.advice) for tier in await forgotten_tiers(settings)]
+    if not problems and not tiers:
         return [ok("topics", f"all there, {settings.partitions} partitions each")]
     report = [(fail if problem.stops_worker else warn, problem) for problem in problems]
-    return [make("topics", str(problem).partition(" (mend:")[0], f"mend with: {problem.fixed_by}") for make, problem in report]
+    return tiers + [
+        make("topics", str(problem).partition(" (mend:")[0], f"mend with: {problem.fixed_by}") for make, problem in report
+    ]
 
 
 def check_routing(records: Sequence[Record], partitions: int) -> Check:

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 
+from app.cli.doctor_kafka import check_all_topics
 from app.cli.seed import seed
 from app.settings import Settings
+from app.topic_admin import apply_topics
 from app.topics import ENRICHED, INTERACTIONS, dead_letters_of, retry_tiers
 from deploy.local.postgres import LocalPostgres
 from deploy.local.worker_process import ROOT, WorkerProcess
@@ -21,6 +23,7 @@ from tests.enrichment.conftest import own_postgres
 from tests.integration import truth
 from tests.integration.conftest import MakeTopics, StartWorker
 
+REFUSED = 78
 EVENTS = 2_000
 WAIT_S = 60.0
 
@@ -121,3 +124,33 @@ def test_events_are_given_up_after_the_last_attempt_and_say_so(
     tiers = [len(truth.read(settings, tier.topic)) for tier in retry_tiers(settings, INTERACTIONS)]
     assert tiers[0] == tiers[1] >= len(given_up) > 0
     assert truth.ledger(one)["residue"] == 0
+
+
+def test_a_delay_that_is_taken_away_while_events_wait_for_it_is_refused_and_loses_none(
+    topics: MakeTopics, worker: StartWorker, postgres: LocalPostgres, strict: Path, tmp_path: Path
+) -> None:
+    settings, sent = settings_of(topics, postgres, strict), truth.Sent()
+    one = worker(settings, run_dir=tmp_path / "one")
+    postgres.stop()
+    truth.send(settings, truth.clicks(EVENTS, "delay"), sent)
+    truth.wait_consumed([one], EVENTS)
+    until(lambda: waiting(one) > 0, "nothing waits")
+    assert one.terminate() == 0
+
+    other = settings.model_copy(update={"retry_delays": "3s"})
+    asyncio.run(apply_topics(other))
+    refused = worker(other, run_dir=tmp_path / "one", ready=False)
+    assert refused.wait(60) == REFUSED
+    told = refused.log.read_text(encoding="utf-8").rpartition("refused_to_start")[2]
+    assert "put 1s back into VELTRIX_RETRY_DELAYS" in told or "put 2s back into VELTRIX_RETRY_DELAYS" in told
+    (finding,) = [check for check in asyncio.run(check_all_topics(other)) if "records wait" in check.detail]
+    assert finding.status == "fail"
+
+    postgres.start()
+    one = worker(settings, run_dir=tmp_path / "one")
+    until(lambda: truth.ledger(one)["emitted"] >= len(sent.valid), "not all came out")
+    until(lambda: waiting(one) == 0, "a tier is not empty")
+    truth.assert_exact(settings, sent)
+    assert one.terminate() == 0
+    moved = worker(other, run_dir=tmp_path / "one")
+    assert moved.is_ready(), "once they are gone it may go"
