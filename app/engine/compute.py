@@ -308,7 +308,10 @@ class Computer:
         turn, effects = self._order.turn(records), Effects()
         for record in turn.ready:
             effects.retry(record, failure)
-        self._give_up(records, turn, effects, units)
+        if not self._give_up(records, turn, effects, units):
+            half = len(records) // 2
+            self._retry(records[:half], exc, units)
+            self._retry(records[half:], exc, units)
 
     def _park(self, records: Sequence[Record], failure: Failure, units: list[Computed]) -> None:
         """The one record of ``records`` is a dead letter and changes no state."""
@@ -316,12 +319,16 @@ class Computer:
         effects.dead_letter(records[0], failure)
         self._give_up(records, Turn(records), effects, units)
 
-    def _give_up(self, records: Sequence[Record], turn: Turn, effects: Effects, units: list[Computed]) -> None:
-        """No state but the order is changed."""
+    def _give_up(self, records: Sequence[Record], turn: Turn, effects: Effects, units: list[Computed]) -> bool:
+        """No state but the order is changed; False: nothing was done, since that is too much for one unit."""
         changes = self._order.settle(records, turn, effects)
         writes = encoded(changes)
+        size = _changelog_size(writes)
+        if len(records) > 1 and size + _CHANGELOG_BATCH_OVERHEAD > self._limit:
+            return False
         self._accept(self._state.stage(), writes, changes)
-        self._append(units, records, effects, writes, _changelog_size(writes))
+        self._append(units, records, effects, writes, size)
+        return True
 
     def _crashed_worker(self, record: Record, attempts: int) -> Failure:
         log.error("crashing_record_parked", lane=str(self._lane), topic=record.topic, offset=record.offset, attempts=attempts)

@@ -318,6 +318,17 @@ async def test_state_and_order_change_in_one_unit(store: PartitionStore) -> None
     assert [record.offset for record, _, _ in unit.retries] == [2]
 
 
+@pytest.mark.parametrize("value", [b"slow", b"dead"])
+async def test_an_order_that_does_not_fit_one_unit_is_changed_in_several(store: PartitionStore, value: bytes) -> None:
+    order, limit = KeyOrder(store, FakeRetries(), ROOMY), 6_000
+    computer = Computer(LANE, count, None, LaneState(store, 10), limit, retries=FakeRetries(), order=order)
+    units = await computer.run([event(offset, f"{offset:0100}", value) for offset in range(200)])
+    assert len(units) > 1
+    assert [record.offset for unit in units for record in unit.records] == list(range(200))
+    assert max(unit.changelog_size for unit in units) <= limit
+    assert order.status().keys == 200
+
+
 def test_order_needs_tiers_to_wait_in() -> None:
     with pytest.raises(SettingsError, match="key_order needs retry_delays"):
         load_settings(key_order=True, retry_delays="")
