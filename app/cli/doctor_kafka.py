@@ -32,7 +32,7 @@ async def check_kafka(settings: Settings) -> list[Check]:
     Raises:
         KafkaConnectError: the broker cannot be reached; nothing else can be said then.
     """
-    checks = [await check_broker(settings), *await check_all_topics(settings)]
+    checks = [await check_broker(settings), *await check_all_topics(settings), *await check_tiers(settings)]
     try:
         tps = await partitions_of(settings, INTERACTIONS)
     except UnknownTopicError:
@@ -58,13 +58,15 @@ async def check_broker(settings: Settings) -> Check:
 async def check_all_topics(settings: Settings) -> list[Check]:
     """One line when all is well, else one for each difference."""
     problems = await check_topics(settings)
-    tiers = [fail("topics", str(tier), tier.advice) for tier in await forgotten_tiers(settings)]
-    if not problems and not tiers:
+    if not problems:
         return [ok("topics", f"all there, {settings.partitions} partitions each")]
     report = [(fail if problem.stops_worker else warn, problem) for problem in problems]
-    return tiers + [
-        make("topics", str(problem).partition(" (mend:")[0], f"mend with: {problem.fixed_by}") for make, problem in report
-    ]
+    return [make("topics", str(problem).partition(" (mend:")[0], f"mend with: {problem.fixed_by}") for make, problem in report]
+
+
+async def check_tiers(settings: Settings) -> list[Check]:
+    """Retry tiers in which records wait although the settings do not name them; nothing to say when there are none."""
+    return [fail("retry tiers", str(tier), tier.advice) for tier in await forgotten_tiers(settings)]
 
 
 def check_routing(records: Sequence[Record], partitions: int) -> Check:

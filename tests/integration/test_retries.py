@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.cli.doctor_kafka import check_all_topics
+from app.cli.doctor_kafka import check_tiers
 from app.cli.seed import seed
 from app.settings import Settings
 from app.topic_admin import apply_topics
@@ -143,8 +143,9 @@ def test_a_delay_that_is_taken_away_while_events_wait_for_it_is_refused_and_lose
     assert refused.wait(60) == REFUSED
     told = refused.log.read_text(encoding="utf-8").rpartition("refused_to_start")[2]
     assert "put 1s back into VELTRIX_RETRY_DELAYS" in told or "put 2s back into VELTRIX_RETRY_DELAYS" in told
-    (finding,) = [check for check in asyncio.run(check_all_topics(other)) if "records wait" in check.detail]
-    assert finding.status == "fail"
+    findings = asyncio.run(check_tiers(other))
+    assert {finding.status for finding in findings} == {"fail"}
+    assert asyncio.run(check_tiers(settings)) == []
 
     postgres.start()
     one = worker(settings, run_dir=tmp_path / "one")
