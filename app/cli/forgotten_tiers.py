@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from aiokafka import TopicPartition
@@ -41,10 +41,10 @@ async def forgotten_tiers(settings: Settings) -> list[ForgottenTier]:
         KafkaConnectError: the cluster cannot be reached.
         TopicAdminError: it does not let us look.
     """
-    labels = await _unread(settings)
-    if not labels:
-        return []
     async with open_admin(settings) as admin:
+        labels = _unread(settings, await admin.names())
+        if not labels:
+            return []
         tps = [TopicPartition(topic, number) for topic in labels for number in await admin.partitions(topic)]
         committed = await admin.client.list_consumer_group_offsets(settings.app_id, partitions=tps)
     # What the group has committed may lie before markers of transactions, which are no records: so they are read.
@@ -55,11 +55,9 @@ async def forgotten_tiers(settings: Settings) -> list[ForgottenTier]:
     return [ForgottenTier(topic, labels[topic], count) for topic, count in sorted(waiting.items())]
 
 
-async def _unread(settings: Settings) -> Mapping[str, str]:
-    """Topics of tiers of this application that the settings do not name: topic -> delay."""
+def _unread(settings: Settings, names: Sequence[str]) -> Mapping[str, str]:
+    """Topics of tiers of this application, among ``names``, that the settings do not name: topic -> delay."""
     found: dict[str, str] = {}
-    async with open_admin(settings) as admin:
-        names = await admin.names()
     for source in RETRIED:
         prefix, read = retry_prefix(settings.app_id, source), {tier.topic for tier in retry_tiers(settings, source)}
         found |= {name: name.removeprefix(prefix) for name in names if name.startswith(prefix) and name not in read}

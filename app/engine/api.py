@@ -303,7 +303,7 @@ class Retries(Protocol):
 
     @property
     def source(self) -> str:
-        """The topic."""
+        """The topic whose records these are."""
         ...
 
     @property

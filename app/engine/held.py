@@ -11,7 +11,6 @@ from app.engine.store import PartitionStore
 
 #: Before each key of a record that is held, in changelog and RocksDB.
 PREFIX: Final = b"\0veltrix/held/"
-_PAGE: Final = 1000
 
 
 class Held(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -35,7 +34,4 @@ def encoded(changes: Changes) -> dict[bytes, bytes | None]:
 
 def stored(store: PartitionStore) -> Iterator[tuple[bytes, Held]]:
     """All that is held."""
-    after = b""
-    while page := store.scan(PREFIX, after, _PAGE):
-        yield from ((key[len(PREFIX) :], _decode(value)) for key, value in page)
-        after = page[-1][0]
+    return ((key[len(PREFIX) :], _decode(value)) for key, value in store.scan_all(PREFIX))

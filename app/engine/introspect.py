@@ -15,7 +15,7 @@ from app.engine.api import LaneId
 from app.engine.consumer import EngineConsumer
 from app.engine.faust_app import EngineApp
 from app.engine.lane import Lane
-from app.engine.status import LaneStatus, Phase, RecoveryStatus, StandbyStatus
+from app.engine.status import HeldKeys, LaneStatus, Phase, RecoveryStatus, StandbyStatus
 from app.engine.tables import EngineTables
 
 NOTHING_KNOWN: Final[Mapping[tuple[str, int], int]] = MappingProxyType({})
@@ -73,9 +73,10 @@ class RunningEngine:
     def lanes(self) -> list[LaneStatus]:
         """All lanes of this worker, by agent and partition."""
         lanes = self._app.engine.lanes
-        return [self._lane(lanes[lane], topic) for lane in sorted(lanes) for topic in lanes[lane].progress.committed]
+        held = {lane: lanes[lane].held for lane in lanes}  # counted once, whatever the number of its topics
+        return [self._lane(lanes[lane], topic, held[lane]) for lane in sorted(lanes) for topic in lanes[lane].progress.committed]
 
-    def _lane(self, lane: Lane, topic: str) -> LaneStatus:
+    def _lane(self, lane: Lane, topic: str, held: HeldKeys) -> LaneStatus:
         now, progress = time.monotonic(), lane.progress
         next_offset = max(progress.next_offset(topic), progress.start_offset(topic))
         return LaneStatus(
@@ -97,7 +98,7 @@ class RunningEngine:
             is_tier=topic in lane.tiers,
             not_due=lane.tiers.held(topic),
             dead_letters_wait_s=lane.dead_letters_wait_s,
-            held=lane.held,
+            held=held,
         )
 
     async def position(self, topic: str, partition: int) -> int:

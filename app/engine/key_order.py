@@ -11,6 +11,7 @@ for which a key is held, which is as long as its dead letter can be replayed.
 
 from __future__ import annotations
 
+import heapq
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ class KeyOrder:
 
     def status(self) -> HeldKeys:
         """See :class:`app.engine.order.Order`."""
-        oldest = sorted(self._held.values(), key=lambda held: held.since_ms)[:SHOWN]
+        oldest = heapq.nsmallest(SHOWN, self._held.values(), key=lambda held: held.since_ms)
         shown = tuple(HeldKey(held.events[0], held.since_ms, len(held.events) - 1) for held in oldest)
         return HeldKeys(len(self._held), sum(len(held.events) - 1 for held in self._held.values()), shown)
 

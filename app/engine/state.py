@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar, cast
 
 from app.domain.damage import DamagedState
@@ -25,8 +25,6 @@ V = TypeVar("V")
 
 #: Keys that one run is told at most: what it does to them must fit one RecordBatch, with the rest of the unit.
 MOST_DUE = 1000
-#: Keys read at a time when the index is built.
-_PAGE = 1000
 
 
 class UndecodableValue(DamagedState):
@@ -80,13 +78,7 @@ class LaneState:
 
     def _index(self, view: View[Any]) -> DueIndex[bytes]:
         due_ms = cast("Callable[[Any], int]", view.due_ms)
-        return DueIndex((raw, due_ms(decoded(view, raw, value))) for raw, value in self._all(view.prefix))
-
-    def _all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
-        after = b""
-        while page := self.store.scan(prefix, after, _PAGE):
-            yield from page
-            after = page[-1][0]
+        return DueIndex((raw, due_ms(decoded(view, raw, value))) for raw, value in self.store.scan_all(view.prefix))
 
     def accept(self, stage: Stage, encoded: dict[bytes, bytes | None]) -> None:
         """A run counts: its writes become visible to the next ones, and stay in memory until they are on disk.

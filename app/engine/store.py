@@ -8,7 +8,7 @@ every write); it is not synced, since the changelog is the durable copy.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -28,6 +28,9 @@ from app.engine.marker import (
     encode_offset,
 )
 from app.settings import Settings
+
+#: Pairs read at a time by who reads all of them.
+_PAGE = 1000
 
 
 class StoreLocked(Exception):
@@ -179,6 +182,13 @@ class PartitionStore:
                 found.append((key, bytes(cursor.value())))
             cursor.next()
         return found
+
+    def scan_all(self, prefix: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Every pair under ``prefix`` in key order, a page at a time."""
+        after = b""
+        while page := self.scan(prefix, after, _PAGE):
+            yield from page
+            after = page[-1][0]
 
     def estimated_keys(self) -> int:
         """RocksDB's own estimate of the number of keys."""

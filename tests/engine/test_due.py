@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -128,8 +130,8 @@ class _Nothing:
     def get_many(self, keys: list[bytes]) -> list[bytes | None]:
         return [None] * len(keys)
 
-    def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
-        return []
+    def scan_all(self, prefix: bytes) -> Iterable[tuple[bytes, bytes]]:
+        return ()
 
 
 # -- sweeping -----------------------------------------------------------------------------------------
