@@ -9,7 +9,7 @@ from typing import Self
 from app.domain.activities import Activity, Router, activities_of, encode_batch
 from app.domain.events import Interaction
 from app.domain.partials import Part, local
-from app.domain.session_events import NameCode, session_event
+from app.domain.session_events import NameCode, lines_of, session_event
 from app.domain.session_fold import SessionFold
 from app.domain.sessions import SessionPolicy, encode_session
 from app.domain.source_clock import SourceClock
@@ -22,7 +22,7 @@ from app.settings import Settings
 from app.topics import ITEM_ACTIVITY, SESSIONS
 from tables.event_totals import ALL, event_totals
 from tables.user_sessions import user_sessions
-from tables.windows import KEYS, WINDOWS, fold_windows
+from tables.windows import KEYS, WINDOWS, WITH_ITEMS, fold_windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +70,14 @@ class Derived:
 
     def add(self, record: Record, interaction: Interaction, watermark_ms: int) -> None:
         """One valid, unique event, in order; ``watermark_ms`` after it."""
-        rules, user_key = self._rules, interaction.user_key
+        rules, user_key, value = self._rules, interaction.user_key, record.value or b""
         if not (rules.has_sessions or rules.has_windows):
             return
-        event = session_event(interaction, record.value or b"")
+        event = session_event(interaction, value)
         self._names.append(event.name)
         if rules.has_windows:
-            for activity in activities_of(record.offset, user_key, event, watermark_ms):
+            lines = lines_of(interaction, value) if event.name in WITH_ITEMS else ()
+            for activity in activities_of(record.offset, user_key, event, lines, watermark_ms):
                 self._router.add(activity)
                 for spec, by_key in self._counted:
                     key = spec.key(activity)

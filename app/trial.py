@@ -13,7 +13,7 @@ from app.domain.activities import Activity, activities_of
 from app.domain.errors import Rejection
 from app.domain.events import Interaction
 from app.domain.hindsight import Touched, session_of, windows_of
-from app.domain.session_events import session_event
+from app.domain.session_events import lines_of, session_event
 from app.domain.validation import classify
 from app.domain.watermarks import LatePolicy
 from app.domain.windows import WindowSpec, lenient
@@ -56,6 +56,6 @@ def _touched(
     if rules.has_sessions:
         found.append(session_of(event.time_ms, rules.sessions, watermark_ms))
     if rules.has_windows:
-        activities = activities_of(0, event.user_key, session_event(event, value), watermark_ms)
+        activities = activities_of(0, event.user_key, session_event(event, value), lines_of(event, value), watermark_ms)
         found += windows_of(activities, windows, watermark_ms)
     return found

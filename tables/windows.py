@@ -1,7 +1,7 @@
 """Every windowed result, one declaration each: key, window, aggregates. To add one, add it here; nothing else needs to know.
 
 Results go to ``item-windows``, the running ones to lookups. Money is in millionths. See ``app.domain.windows`` for what
-a declaration may say, ``app.domain.activities`` for keys and fields.
+a declaration may say, ``app.domain.activity_keys`` for keys and conditions, ``app.domain.activities`` for fields.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Any, Final
 
-from app.domain.activities import Activity, KeyOf, event_of, item_of, only
+from app.domain.activities import Activity, KeyOf
+from app.domain.activity_keys import Named, event_of, item_of, names_with_items, only
 from app.domain.aggregates import Aggregate, Count, Sum
 from app.domain.amounts import micros, saturate
 from app.domain.clickstream import TRACK_CODES
@@ -23,8 +24,10 @@ from app.engine.api import State, View, put_all, struct_view
 
 MINUTE: Final = 60_000
 
-_COUNTED: Final = tuple(TRACK_CODES[name] for name in ("Product Viewed", "Product Added", "Order Completed"))
-_VIEWED, _ADDED, _BOUGHT = _COUNTED
+_COUNTED: Final = ("Product Viewed", "Product Added", "Order Completed")
+_VIEWED, _ADDED, _BOUGHT = (TRACK_CODES[name] for name in _COUNTED)
+#: What windows per item look at; an item in a list that was shown is not.
+is_counted: Final = Named(*_COUNTED)
 
 
 def is_view(activity: Activity) -> bool:
@@ -35,11 +38,6 @@ def is_view(activity: Activity) -> bool:
 def is_add(activity: Activity) -> bool:
     """An item was put into a cart."""
     return activity.name == _ADDED
-
-
-def is_counted(activity: Activity) -> bool:
-    """What windows per item look at; an item in a list that was shown is not."""
-    return activity.name in _COUNTED
 
 
 def units_of(activity: Activity) -> int | None:
@@ -68,6 +66,8 @@ WINDOWS: Final[tuple[WindowSpec[Activity], ...]] = (
 #: The declaration that lookups of items show.
 ITEMS: Final = "item_5m"
 _SENT: Final = tuple(spec for spec in WINDOWS if not spec.is_local)
+#: Names of the events whose items are told apart.
+WITH_ITEMS: Final = names_with_items(WINDOWS)
 #: By which keys activities are dealt out, by name.
 KEYS: Final[dict[str, KeyOf]] = {
     spec.key.__name__: only(spec.key, [other.where for other in _SENT if other.key is spec.key]) for spec in _SENT

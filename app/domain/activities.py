@@ -12,18 +12,16 @@ applied per upstream partition says of each activity whether it is new.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import msgspec
 
-from app.domain.clickstream import NAMES
 from app.domain.partials import Part
 from app.domain.routing import hash_of
-from app.domain.session_events import ItemLine, NameCode, SessionEvent
+from app.domain.session_events import MAX_CATEGORY_CHARS, NameCode, OrderLine, SessionEvent, whole_units
 
 VERSION: Final = 1
-_NO_ITEM: Final = (None,)
 
 
 class Activity(msgspec.Struct, frozen=True, gc=False, array_like=True):
@@ -58,41 +56,6 @@ class ActivityBatch(msgspec.Struct, frozen=True, gc=False, array_like=True):
 
 
 KeyOf = Callable[[Activity], str | None]
-Where = Callable[[Activity], bool]
-
-
-def item_of(activity: Activity) -> str | None:
-    """Windows per item."""
-    return activity.item
-
-
-def event_of(activity: Activity) -> str | None:
-    """Windows per event name; an event with several items counts once."""
-    if activity.line:
-        return None
-    name = activity.name
-    return NAMES.get(name) or f"${name}" if isinstance(name, int) else name
-
-
-def category_of(activity: Activity) -> str | None:
-    """Windows per category, as the event itself names it."""
-    return activity.category
-
-
-def only(key_of: KeyOf, wheres: Iterable[Where | None]) -> KeyOf:
-    """``key_of`` for activities that any of ``wheres`` wants (None wants all)."""
-    wanted = tuple(wheres)
-    if None in wanted:
-        return key_of
-    filters = tuple({where for where in wanted if where is not None})
-    if len(filters) == 1:
-        (where,) = filters
-        return lambda activity: key_of(activity) if where(activity) else None
-
-    def key_of_wanted(activity: Activity) -> str | None:
-        return key_of(activity) if any(where(activity) for where in filters) else None
-
-    return key_of_wanted
 
 
 class UnreadableActivities(Exception):
@@ -162,15 +125,14 @@ class Router:
             yield partition, batch
 
 
-def activities_of(offset: int, user: str, event: SessionEvent, watermark_ms: int) -> tuple[Activity, ...]:
-    """One per item that a valid, unique event names, or one; ``watermark_ms`` after it."""
-    time_ms, name, lines = event.time_ms, event.name, event.lines
+def activities_of(offset: int, user: str, event: SessionEvent, lines: Sequence[OrderLine], watermark_ms: int) -> Sequence[Activity]:
+    """One per line of a valid, unique event, or one without an item; ``watermark_ms`` after it."""
     if not lines:
-        return (Activity(offset, time_ms, watermark_ms, name, user),)
-    if len(lines) == 1:
-        return (_activity(offset, time_ms, watermark_ms, name, user, lines[0], 0),)
-    return tuple(_activity(offset, time_ms, watermark_ms, name, user, line, number) for number, line in enumerate(lines))
+        return (Activity(offset, event.time_ms, watermark_ms, event.name, user),)
+    return [_activity(offset, user, event, watermark_ms, line, number) for number, line in enumerate(lines)]
 
 
-def _activity(offset: int, time_ms: int, watermark_ms: int, name: NameCode, user: str, line: ItemLine, number: int) -> Activity:
-    return Activity(offset, time_ms, watermark_ms, name, user, line.item, line.units, line.price, line.category, number)
+def _activity(offset: int, user: str, event: SessionEvent, watermark_ms: int, line: OrderLine, number: int) -> Activity:
+    item, units, category = str(line.product_id), whole_units(line.quantity), line.category
+    category = category[:MAX_CATEGORY_CHARS] if category else None
+    return Activity(offset, event.time_ms, watermark_ms, event.name, user, item, units, line.price, category, number)

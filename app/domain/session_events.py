@@ -17,6 +17,8 @@ from app.domain.details import Context, DetailedEvent, DetailedProperties, Line,
 from app.domain.events import Interaction
 
 NameCode = int | str
+OrderLine = Line | DetailedProperties
+"""What an event says of one item; the item of the event itself is among its other properties"""
 
 #: A longer custom name is counted with the others, a longer page is cut: both are kept in every session.
 MAX_NAME_CHARS: Final = 64
@@ -35,15 +37,6 @@ class Order(msgspec.Struct, frozen=True, gc=False):
     units: dict[str, int]
 
 
-class ItemLine(msgspec.Struct, frozen=True, gc=False):
-    """One item that an event names. ``price`` is that of one unit as the sender wrote it (``amounts.micros`` reads it)."""
-
-    item: str
-    units: int = 1
-    price: int | float | str | None = None
-    category: str | None = None
-
-
 class SessionEvent(msgspec.Struct, frozen=True, gc=False):
     """One valid, unique event as sessions and windows count it. ``name`` is a code of ``clickstream`` or a custom name."""
 
@@ -52,7 +45,6 @@ class SessionEvent(msgspec.Struct, frozen=True, gc=False):
     page: str | None = None
     converts: bool = False
     order: Order | None = None
-    lines: tuple[ItemLine, ...] = ()
 
 
 class _Call(msgspec.Struct, frozen=True, gc=False):
@@ -79,8 +71,17 @@ def session_event(interaction: Interaction, value: bytes, conversions: frozenset
     page = context.page.path if context is not None and context.page is not None else None
     page = page or properties.path or (call.name if event.type != TRACK else None)
     order = _order(properties) if name == ORDER_COMPLETED else None
-    lines = _lines(properties) if interaction.items else ()
-    return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order, lines)
+    return SessionEvent(interaction.time_ms, name, page[:MAX_PAGE_CHARS] if page else None, name in conversions, order)
+
+
+def lines_of(interaction: Interaction, value: bytes) -> list[OrderLine]:
+    """The items that an event names, each with what it says of them: its own one, then those of its list. ``value`` as above."""
+    if not interaction.items:
+        return []
+    event = interaction.event
+    properties = (event if isinstance(event, DetailedEvent) else _read(value)).properties or _NO_PROPERTIES
+    lines: list[OrderLine] = [properties, *(properties.products or ())]
+    return [line for line in lines if line.product_id is not None and line.product_id != ""]
 
 
 def _read(value: bytes) -> _Call:
@@ -100,21 +101,6 @@ def name_of(interaction: Interaction) -> NameCode:
     return TRACK_CODES.get(name) or (name if len(name) <= MAX_NAME_CHARS else OTHER_CODE)
 
 
-def _lines(properties: DetailedProperties) -> tuple[ItemLine, ...]:
-    """Its own item, then those of its list; lines without an id left out."""
-    own = _item_line(properties)
-    if not properties.products:
-        return () if own is None else (own,)
-    return tuple(line for line in (own, *map(_item_line, properties.products)) if line is not None)
-
-
-def _item_line(line: Line | DetailedProperties) -> ItemLine | None:
-    product_id, category = line.product_id, line.category
-    if product_id is None or product_id == "":
-        return None
-    return ItemLine(str(product_id), _units(line.quantity), line.price, category[:MAX_CATEGORY_CHARS] if category else None)
-
-
 def _order(properties: DetailedProperties) -> Order:
     revenue = micros(properties.revenue)
     if revenue is None:
@@ -123,11 +109,12 @@ def _order(properties: DetailedProperties) -> Order:
     for line in properties.products or ():
         if line.product_id is not None and line.product_id != "":
             key = str(line.product_id)
-            units[key] = units.get(key, 0) + _units(line.quantity)
+            units[key] = units.get(key, 0) + whole_units(line.quantity)
     return Order(revenue, units)
 
 
-def _units(quantity: float | None) -> int:
+def whole_units(quantity: float | None) -> int:
+    """How many units a line is of; one, when it says nothing that makes sense."""
     return int(quantity) if quantity is not None and 1 <= quantity <= MAX_UNITS else 1
 
 

@@ -13,15 +13,14 @@ from app.domain.activities import (
     Router,
     UnreadableActivities,
     activities_of,
-    category_of,
     decode_batch,
     encode_batch,
-    event_of,
-    item_of,
 )
+from app.domain.activity_keys import category_of, event_of, item_of
 from app.domain.clickstream import TRACK_CODES
+from app.domain.details import Line
 from app.domain.routing import partition_of
-from app.domain.session_events import ItemLine, SessionEvent
+from app.domain.session_events import SessionEvent
 
 KEYS = {"item_of": item_of, "event_of": event_of}
 texts = st.text(max_size=12)
@@ -58,9 +57,7 @@ def test_every_item_of_every_event_goes_to_the_partition_of_its_key_and_the_even
 ) -> None:
     router = Router(KEYS, partitions, upstream=2)
     for offset, items in enumerate(orders):
-        for activity in activities_of(
-            offset, "u:1", SessionEvent(1000 + offset, "Bought", lines=tuple(map(ItemLine, items))), offset
-        ):
+        for activity in activities_of(offset, "u:1", SessionEvent(1000 + offset, "Bought"), list(map(Line, items)), offset):
             router.add(activity)
     found = {key: [] for key in KEYS}  # type: dict[str, list[tuple[int, str | None]]]
     for partition, batch in router.batches(99, everyone=False):
@@ -83,9 +80,9 @@ def test_everyone_is_told_the_watermark_if_that_is_asked_for() -> None:
 
 
 def test_names_and_categories_are_those_of_the_event() -> None:
-    line = ItemLine("sku", units=2, price=3, category="shoes")
+    lines = [Line("sku", quantity=2, price=3, category="shoes"), Line("other")]
     router = Router({"category_of": category_of}, 1, 0)
-    for sent in activities_of(7, "u:1", SessionEvent(5, TRACK_CODES["Product Added"], lines=(line, ItemLine("other"))), 1):
+    for sent in activities_of(7, "u:1", SessionEvent(5, TRACK_CODES["Product Added"]), lines, 1):
         router.add(sent)
     [(_, batch)] = router.batches(1, everyone=False)
     [activity] = batch.activities["category_of"]

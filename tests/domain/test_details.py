@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.domain.activities import activities_of
 from app.domain.codec import decode
 from app.domain.details import DetailedEvent
 from app.domain.errors import Rejection
 from app.domain.events import Event, Interaction, product_ids
-from app.domain.session_events import session_event
+from app.domain.session_events import lines_of, session_event
 from tests.domain.strategies import LIMITS, json_values
 
 DETAILED = replace(LIMITS, detailed=True)
@@ -59,7 +60,9 @@ def plain(event: Event) -> Event:
 
 def seen(event: Event, value: bytes) -> object:
     items = () if event.properties is None else product_ids(event.properties)
-    return items, session_event(Interaction(event, "u:1", b"", 1000, items), value)
+    interaction = Interaction(event, "u:1", b"", 1000, items)
+    told = session_event(interaction, value)
+    return items, told, activities_of(1, "u:1", told, lines_of(interaction, value), 0)
 
 
 @given(calls)

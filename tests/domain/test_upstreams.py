@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from app.domain.activities import VERSION, Activity, ActivityBatch, item_of
+from app.domain.activities import VERSION, Activity, ActivityBatch
+from app.domain.activity_keys import item_of
 from app.domain.upstreams import Taken, UnknownUpstream, Upstreams
 from app.domain.watermarks import NO_WATERMARK
 
