@@ -45,6 +45,14 @@ class BatchAgent(Agent):
         """Lanes are stopped by the consumer, before this."""
 
 
+class LaneTopic(faust.Topic):
+    """What an agent reads: its source, then the retry tiers of that."""
+
+    def get_topic_name(self) -> str:
+        """The source. Faust has no name for several topics, and ``faust agents`` asks for one."""
+        return self.topics[0] if self.topics else super().get_topic_name()
+
+
 class WithoutWeb(BootStrategy):
     """Faust's own web server stays off; its command line would turn it on again by default."""
 
@@ -71,7 +79,9 @@ class EngineApp(faust.App):
             read = [name for name, reader in self.engine.sources.items() if reader.name == agent.name]
             topic = self.topic(*read, key_type=bytes, value_type=bytes, value_serializer="raw", partitions=partitions)
             self.agent(topic, name=agent.name)(cast("Any", agent.body))
-            self.tables.add(EngineTable(self, name=agent.name, key_type=bytes, value_type=bytes, partitions=partitions))
+            views = ", ".join(view.name for view in agent.views)
+            table = EngineTable(self, name=agent.name, key_type=bytes, value_type=bytes, partitions=partitions, help=views)
+            self.tables.add(table)
 
 
 def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> EngineApp:
@@ -104,6 +114,7 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
         store="memory://",  # never used: EngineTable brings its own
         datadir=settings.data_dir,
         Agent=BatchAgent,
+        Topic=LaneTopic,
         TableManager=EngineTables,
         PartitionAssignor=assignor_of(settings),
     )

@@ -94,6 +94,9 @@ HOOKS: tuple[Hook, ...] = (
         "_get_active_partitions": ("(self)", "6b98b2ea23ded9c4", "called: which partitions to fetch"),
         "_should_commit": ("(self, tp, offset)", "f364ecf8620dfc7c", "relied on: a commit never goes back"),
     }),
+    *_of("faust.topics:Topic", FAUST, {
+        "get_topic_name": ("(self)", "672604921e027525", "the source of an agent that reads its retry tiers too: `faust agents` asks for one name"),
+    }),
     *_of("faust.transport.consumer:ThreadDelegateConsumer", FAUST, {
         "seek_to_committed": ("(self)", "953c48a641a566e2", "opens lanes; seeks to max(committed, applied)"),
         "_commit": ("(self, offsets)", "0002b9f4debc8fe6", "called: the commit itself"),
@@ -158,7 +161,7 @@ HOOKS: tuple[Hook, ...] = (
         "apply_changelog_batch": ("(self, batch, to_key, to_value)", "6eb6401f8a232f5f", "changelog records go through Engine.restore"),
         "backup_partition": ("(self, tp, flush=True, purge=False, keep=1)", "521bd3298c9bcf8f", "the changelog is the backup"),
         "restore_backup": ("(self, tp, latest=True, backup_id=0)", "370c6bd02253b1f9", "the changelog is the backup"),
-        "reset_state": ("(self)", "d173536a2222835b", "nothing is kept"),
+        "reset_state": ("(self)", "d173536a2222835b", "refused: `veltrix reset` does it"),
     }),
     *_of("faust.tables.recovery:Recovery", FAUST, {
         "_build_highwaters": ("(self, consumer, tps, destination, title)", "a0e62c92172d0c8b", "a table ahead of its changelog is refused"),

@@ -93,7 +93,8 @@ class EngineStore(Store[bytes, bytes]):
         raise TableIsTheEngines("the changelog topic is the backup of a table")
 
     def reset_state(self) -> None:
-        """Nothing is kept here."""
+        """Not offered: ``faust reset`` would say that it has deleted what lies in the data directory."""
+        raise TableIsTheEngines("stop the workers and use `veltrix reset`")
 
     def __getitem__(self, key: bytes) -> bytes:
         raise TableIsTheEngines("use batch.state in an agent, or the lookups API")
