@@ -191,7 +191,7 @@ class PartitionStore:
             after = page[-1][0]
 
     def estimated_keys(self) -> int:
-        """RocksDB's own estimate of the number of keys."""
+        """How many keys there are at most: RocksDB's estimate counts a rewritten one again until it has merged its files."""
         return self._db.property_int_value("rocksdb.estimate-num-keys") or 0
 
     def close(self) -> None:

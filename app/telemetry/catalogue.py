@@ -85,8 +85,8 @@ CHANGELOG_BYTES = Metric(
     "Above 300 bytes per event: some state value grows without bound.", (), "bytes",
 )
 STATE_KEYS = Metric(
-    "veltrix_state_keys", "gauge", "RocksDB's estimate of keys in the partition.",
-    "Grows with users; a jump points at a key that should not be one.", ("agent", "partition"),
+    "veltrix_state_keys", "gauge", "Keys in the partition, at most: RocksDB counts a rewritten one again until it has merged its files.",
+    "Grows with users and with what is not merged yet, which falls back; a jump that stays points at a key that should not be one.", ("agent", "partition"),
 )
 WAITING_KEYS = Metric(
     "veltrix_waiting_keys", "gauge", "Keys of a view that wait for event time to close something: open sessions, open windows.",

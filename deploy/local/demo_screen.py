@@ -71,7 +71,7 @@ def plain(snapshot: Snapshot) -> str:
     return (
         f"{clock(snapshot.seconds)} {snapshot.events_per_second:,.0f} events/s: {counts.consumed:,} in, {counts.emitted:,} unique, "
         f"{counts.duplicates:,} duplicates, {counts.dead_lettered:,} dead letters, p50 {ms(snapshot.recent_p50_ms)}, "
-        f"p99 {ms(snapshot.recent_p99_ms)}, lag {snapshot.lag:,}, {snapshot.state_keys:,} keys, {owners}"
+        f"p99 {ms(snapshot.recent_p99_ms)}, lag {snapshot.lag:,}, at most {snapshot.state_keys:,} keys, {owners}"
     )
 
 
@@ -139,7 +139,7 @@ def _speed(snapshot: Snapshot) -> Table:
     table.add_row("end to end, median", ms(snapshot.recent_p50_ms), f"all {ms(snapshot.p50_ms)}")
     table.add_row("end to end, 99 %", ms(snapshot.recent_p99_ms), f"all {ms(snapshot.p99_ms)}")
     table.add_row("lag", number(snapshot.lag), "records")
-    table.add_row("RocksDB", number(snapshot.state_keys), "keys")
+    table.add_row("RocksDB", number(snapshot.state_keys), "keys at most")
     table.add_row("Redis lookups", redis_state(snapshot.workers), "")
     table.add_row("sessions", number(waiting(snapshot.workers, "user_sessions")), "open")
     table.add_row("trending", ", ".join(snapshot.trending) or "[dim]when the first windows close[/]", "")
