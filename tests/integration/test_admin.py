@@ -379,8 +379,9 @@ def test_the_command_line_shows_the_same_and_acts_only_with_yes(topics: MakeTopi
     done = dlq("discard", "--why", "tests", "--yes", "--json")
     assert (done.exit_code, json.loads(done.stdout)["discarded"]) == (0, 1)
     assert Counter(record["status"] for record in desk.records()) == {"discarded": 2}
-    assert [json.loads(line)["value"]["text"] for line in dlq("export").stdout.splitlines()] == [
-        no_identity("cli-2").decode(), no_identity("cli-1").decode(),
+    exported = [json.loads(line) for line in dlq("export").stdout.splitlines()]
+    assert [(letter["value"]["text"], letter["status"]) for letter in exported] == [
+        (no_identity("cli-2").decode(), "discarded"), (no_identity("cli-1").decode(), "discarded"),
     ]  # fmt: skip
     assert dlq("jobs").stdout.count("COMPLETED") == 1
     audited = json.loads(dlq("audit", "--json").stdout)

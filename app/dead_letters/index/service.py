@@ -89,10 +89,13 @@ class DeadLetterIndex:
         return replace(found, status="pending" if state is None else state.status)
 
     async def letters(self, records: Sequence[DeadLetterRecord]) -> list[DeadLetterRecord | None]:
-        """Those rows of the index as Kafka has them, in order; None: retention was quicker."""
+        """Those rows of the index with all that Kafka has of them, in order; None: retention was quicker."""
         places = [Origin(record.topic, record.partition, record.offset) for record in records]
         found = await self._kafka.records_at(places)
-        return [found.get(place) for place in places]
+        return [
+            replace(found[place], status=record.status) if place in found else None
+            for place, record in zip(places, records, strict=True)
+        ]
 
     async def groups(self, queue: str, status: str | None = None) -> list[Group]:
         """Failure groups of a queue, the largest first.
