@@ -15,6 +15,7 @@ import faust.streams
 from aiokafka.record import default_records
 from faust.agents import Agent
 from faust.app.base import BootStrategy
+from yarl import URL
 
 from app.engine.assignor import assignor_of
 from app.engine.consumer import EngineTransport
@@ -67,6 +68,12 @@ class EngineApp(faust.App):
     engine: Engine
     fatal: Fatal
 
+    @property
+    def web_server_url(self) -> URL:
+        """Where this worker is seen over HTTP, for Faust's banner: the sidecar. Its own server is off."""
+        settings = self.engine.settings
+        return URL(f"http://{settings.sidecar_host}:{settings.sidecar_port}")
+
     def _new_transport(self) -> EngineTransport:
         return EngineTransport(self.conf.broker_consumer, self)
 
@@ -111,7 +118,7 @@ def new_faust_app(settings: Settings, logging_config: dict[str, Any] | None) -> 
         web_enabled=False,
         worker_redirect_stdouts=False,
         logging_config=logging_config,
-        store="memory://",  # never used: EngineTable brings its own
+        store="rocksdb://",  # for the banner: EngineTable brings its own
         datadir=settings.data_dir,
         Agent=BatchAgent,
         Topic=LaneTopic,

@@ -133,6 +133,7 @@ HOOKS: tuple[Hook, ...] = (
         "BootStrategy": ("", "33a256d4c4548a12", "ours"),
         "_new_transport": ("(self)", "ad3271170e9cdaf1", "ours"),
         "_new_producer_transport": ("(self)", "dfd2e1c1b839fb7d", "ours"),
+        "web_server_url": ("(self)", "b5ac12d4ed72b52b", "the banner names the sidecar; Faust's own server is off"),
         "_consumer": ("", "dc937b59892604f5", "read: started or not"),
         "_producer": ("", "dc937b59892604f5", "read: started or not"),
     }),

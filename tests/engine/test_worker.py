@@ -290,3 +290,11 @@ async def test_a_failed_commit_is_logged_and_crashes_nothing(
         assert await thread.commit({TP("source", 0): 4}) is False
     assert [entry["event"] for entry in logs] == ["commit_failed"]
     assert thread.crash_reason is None
+
+
+def test_the_banner_of_a_worker_names_its_sidecar_and_its_store(tmp_path: Path) -> None:
+    rig = EngineRig.new(tmp_path, sidecar_port=18080)
+    app = new_faust_app(rig.settings, None)
+    app.engine = rig.engine
+    assert str(app.web_server_url) == "http://127.0.0.1:18080"
+    assert str(app.conf.store).startswith("rocksdb:")
