@@ -1,6 +1,7 @@
 """Activities: what events say of items, on their way from the users' partitions to those of the windows' keys.
 
-One event gives an activity per item that it names, or one without an item. A window's key (``item_of``, ``event_of``,
+One event gives an activity per item that it names, or one without an item, also where no window looks at its items
+(``activity_keys``). A window's key (``item_of``, ``event_of``,
 ``category_of``) says where an activity goes: to the partition of the key's murmur2 hash, together with all others of
 its batch that go there. So one Kafka record carries many, and costs what one record costs. Windows with few keys are
 counted where the events are, and their parts go the same way (``partials``).

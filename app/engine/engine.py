@@ -302,7 +302,7 @@ class LaneTableView:
         return self._lane.progress.changelog_offset
 
     def estimated_keys(self) -> int:
-        """RocksDB's estimate."""
+        """How many keys there are at most, by RocksDB's estimate."""
         return self._lane.state.store.estimated_keys()
 
     def scan(self, prefix: bytes, start_after: bytes, limit: int) -> list[tuple[bytes, bytes]]:
