@@ -126,8 +126,7 @@ def validate(
         if ident is not None:
             found = admin.post(f"/records/{ident}/validate", _value(value))
         elif fingerprint is not None:
-            where = f"?queue={queue}" if queue is not None else ""
-            found = admin.post(f"/groups/{fingerprint}/validate{where}", {"patch": _patch(patch)})
+            found = _try_group(admin, fingerprint, queue, _patch(patch))
         else:
             raise console.CommandError("name a letter, or a group with --fingerprint")
     console.print_json(found) if as_json else dlq_screen.show_verdict(console.stdout(), found)
@@ -281,12 +280,21 @@ def _read(path: Path) -> bytes:
         raise console.CommandError(f"{path} cannot be read: {exc.strerror}") from exc
 
 
+def _try_group(admin: AdminClient, fingerprint: str, queue: str | None, patch: Any) -> dict[str, Any]:
+    where = f"?queue={queue}" if queue is not None else ""
+    found: dict[str, Any] = admin.post(f"/groups/{fingerprint}/validate{where}", {"patch": patch})
+    return found
+
+
 def _job(admin: AdminClient, path: str, body: dict[str, Any], *, yes: bool, as_json: bool) -> None:
     if not yes:
         plan = admin.post(path, body | {"dry_run": True})
         out = console.stdout()
         if not as_json:
             out.print(f"{plan['matched']} letters of {plan['queue']} would be {'replayed' if path == '/replays' else 'discarded'}.")
+            if path == "/replays" and "fingerprint" in body["filter"]:
+                tried = _try_group(admin, body["filter"]["fingerprint"], body["queue"], body["patch"])
+                out.print(f"Of the newest {tried['checked']} of this group {tried['passed']} would pass now.")
         console.show_dry_run(out, plan, as_json=as_json)
         return
     _follow(admin, admin.post(path, body)["id"], as_json=as_json)

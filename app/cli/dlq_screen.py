@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
@@ -9,21 +10,30 @@ from rich.console import Console
 from rich.markup import escape
 from rich.syntax import Syntax
 
-from app.cli.console import grid
+from app.cli.fitting import show_fitting
+from app.cli.records import printable
 
 Row = Mapping[str, Any]
+
+#: What the numbers of a job are called here, where the API's name says it less well.
+_COUNTS: Final = {"succeeded": "passed", "failed_again": "failed again"}
 
 
 def show_queues(out: Console, queues: Sequence[Row]) -> None:
     """One line a queue."""
-    table = grid("queue", "open", "in Kafka", "per minute", "oldest pending", "first expires", "largest groups")
-    for queue in queues:
-        rate = queue["per_minute"]
-        table.add_row(
-            queue["name"], _text(queue["open"]), str(queue["count"]), "-" if rate is None else f"{rate:.1f}",
-            _time(queue["oldest_pending_at"]), _time(queue["oldest_expires_at"]), " ".join(queue["top_fingerprints"] or []),
-        )  # fmt: skip
-    out.print(table)
+    rows = [
+        {
+            "queue": queue["name"],
+            "open": _text(queue["open"]),
+            "in Kafka": str(queue["count"]),
+            "per minute": "-" if queue["per_minute"] is None else f"{queue['per_minute']:.1f}",
+            "oldest pending": _time(queue["oldest_pending_at"]),
+            "first expires": _time(queue["oldest_expires_at"]),
+            "largest groups": " ".join(queue["top_fingerprints"] or []),
+        }
+        for queue in queues
+    ]
+    show_fitting(out, rows, ("largest groups", "per minute", "in Kafka"), text="largest groups")
 
 
 def show_records(out: Console, records: Sequence[Row]) -> None:
@@ -31,34 +41,50 @@ def show_records(out: Console, records: Sequence[Row]) -> None:
     if not records:
         out.print("No dead letter matches.")
         return
-    table = grid("id", "status", "failed at", "stage", "reason", "key", "size", "replays", "group")
-    for record in records:
-        table.add_row(
-            record["id"], _status(record["status"]), _time(record["failed_at"]), _text(record["stage"]), _text(record["reason"]),
-            _text(record["key"]), _text(record["value_size"]), str(record["replay_count"]), _text(record["fingerprint"]),
-        )  # fmt: skip
-    out.print(table)
+    rows = [
+        {
+            "id": record["id"],
+            "status": _status(record["status"]),
+            "failed at": _time(record["failed_at"]),
+            "stage": _text(record["stage"]),
+            "reason": _text(record["reason"]),
+            "key": _text(record["key"]),
+            "size": _text(record["value_size"]),
+            "replays": str(record["replay_count"]),
+            "group": _text(record["fingerprint"]),
+        }
+        for record in records
+    ]
+    show_fitting(out, rows, ("replays", "size", "stage", "group", "status", "key"))
 
 
 def line_of(record: Row) -> str:
     """One letter as one line of text."""
     told = (record["failed_at"], record["id"], f"{record['stage']}/{record['reason']}", record["key"], record["message"])
-    return "  ".join("-" if part is None else str(part) for part in told)
+    return "  ".join(_plain(part) for part in told)
 
 
 def show_groups(out: Console, groups: Sequence[Row]) -> None:
-    """One line a group, its message below."""
+    """One line a group, what is known of it last."""
     if not groups:
         out.print("No failure group has such letters.")
         return
-    table = grid("group", "pending", "all", "stage", "reason", "last", "since", "first version", "owner", "note or message")
-    for group in groups:
-        table.add_row(
-            group["fingerprint"], str(group["counts"].get("pending", 0)), str(group["count"]), _text(group["stage"]),
-            _text(group["exception_class"] or group["reason"]), _time(group["last_failed_at"]), _time(group["first_failed_at"]),
-            _text(group["first_version"]), _text(group["owner"]), _text(group["note"] or group["message"]),
-        )  # fmt: skip
-    out.print(table)
+    rows = [
+        {
+            "group": group["fingerprint"],
+            "pending": str(group["counts"].get("pending", 0)),
+            "all": str(group["count"]),
+            "stage": _text(group["stage"]),
+            "reason": _text(group["exception_class"] or group["reason"]),
+            "last": _time(group["last_failed_at"]),
+            "since": _time(group["first_failed_at"]),
+            "first version": _text(group["first_version"]),
+            "owner": _text(group["owner"]),
+            "note or message": _text(group["note"] or group["message"]),
+        }
+        for group in groups
+    ]
+    show_fitting(out, rows, ("stage", "all", "owner", "first version", "since", "last"), text="note or message")
 
 
 #: Characters of a value that are shown; `--json` has all.
@@ -83,9 +109,9 @@ def show_record(out: Console, record: Row, state: Row) -> None:
     }
     for name, value in facts.items():
         if value is not None:
-            out.print(f"[dim]{name:>10}[/]  {escape(str(value))}", soft_wrap=True)
+            out.print(f"[dim]{name:>10}[/]  {_text(value)}", soft_wrap=True)
     if record["stacktrace"]:
-        out.print(escape(record["stacktrace"]), style="dim")
+        out.print(escape(printable(record["stacktrace"])), style="dim")
     _show_value(out, record["value"])
 
 
@@ -94,11 +120,11 @@ def show_verdict(out: Console, found: Row) -> None:
     if "checked" in found:
         out.print(f"{found['passed']} of {found['checked']} would pass")
         for failure, count in sorted(found["failed"].items(), key=lambda pair: -pair[1]):
-            out.print(f"[red]{count:>8}[/]  {escape(failure)}")
+            out.print(f"[red]{count:>8}[/]  {_text(failure)}")
     elif found["passes"]:
         out.print("[green]passes[/]")
     else:
-        out.print(f"[red]fails[/] {found['stage']} {found['reason']}: {escape(found['message'])}")
+        out.print(f"[red]fails[/] {found['stage']} {found['reason']}: {_text(found['message'])}")
     _show_results(out, found["results"])
 
 
@@ -117,40 +143,44 @@ def _span(result: Row) -> str:
 
 def show_state(out: Console, state: Row) -> None:
     """What was done about one letter."""
-    out.print(f"{state['id']}  {_status(state['status'])}  by {escape(state['by'])} at {_time(state['at'])}")
+    out.print(f"{state['id']}  {_status(state['status'])}  by {_text(state['by'])} at {_time(state['at'])}")
 
 
 def show_audit(out: Console, events: Iterable[Row]) -> None:
     """One line a deed."""
-    table = grid("at", "who", "did", "to", "result", "why")
-    for event in events:
-        names = ("who", "action", "subject", "result", "reason")
-        table.add_row(_time(event.get("at")), *(_text(event.get(name)) for name in names))
-    out.print(table)
+    names = {"who": "who", "did": "action", "to": "subject", "result": "result", "why": "reason"}
+    rows = [{"at": _time(event.get("at"))} | {shown: _text(event.get(name)) for shown, name in names.items()} for event in events]
+    show_fitting(out, rows, ("result", "why"), text="why")
 
 
 def show_jobs(out: Console, jobs: Iterable[Row]) -> None:
     """One line a job."""
-    table = grid("job", "state", "matched", "sent", "passed", "failed again", "skipped", "exhausted", "discarded", "by", "note")
-    for job in jobs:
-        table.add_row(
-            job["id"], job["state"], *(str(job[name]) for name in ("matched", "sent", "succeeded", "failed_again", "skipped")),
-            str(job["exhausted"]), str(job["discarded"]), escape(job["by"]), _text(job["note"] or job["reason"]),
-        )  # fmt: skip
-    out.print(table)
+    names = ("matched", "sent", "succeeded", "failed_again", "skipped", "exhausted", "discarded")
+    rows = [
+        {"job": job["id"], "state": job["state"]}
+        | {_COUNTS.get(name, name): str(job[name]) for name in names}
+        | {"by": _text(job["by"]), "note": _text(job["note"] or job["reason"])}
+        for job in jobs
+    ]
+    show_fitting(out, rows, ("by", "discarded", "exhausted", "skipped", "sent", "matched"), text="note")
 
 
 def _show_value(out: Console, value: Row | None) -> None:
     if value is None:
         out.print("[dim]no value[/]")
-    elif value["text"] is not None:
-        text = value["text"]
-        if len(text) > SHOWN_CHARACTERS:
-            out.print(f"[dim]the first {SHOWN_CHARACTERS} of {len(text)} characters (all: --json)[/]")
-        kind = "json" if value["parsed"] is not None else "text"
-        out.print(Syntax(text[:SHOWN_CHARACTERS], kind, word_wrap=True, background_color="default"))
-    else:
+    elif value["text"] is None:
         out.print(f"{value['size']} bytes, no text; base64:\n{value['base64']}", soft_wrap=True)
+    elif value["parsed"] is None:
+        _show_text(out, value["text"], "text")
+    else:
+        out.print("[dim]JSON, laid out (the bytes as they are: --json)[/]")
+        _show_text(out, json.dumps(value["parsed"], indent=2, ensure_ascii=False), "json")
+
+
+def _show_text(out: Console, text: str, kind: str) -> None:
+    if len(text) > SHOWN_CHARACTERS:
+        out.print(f"[dim]the first {SHOWN_CHARACTERS} of {len(text)} characters (all: --json)[/]")
+    out.print(Syntax(printable(text[:SHOWN_CHARACTERS]), kind, word_wrap=True, background_color="default"))
 
 
 def _status(status: str | None) -> str:
@@ -159,8 +189,15 @@ def _status(status: str | None) -> str:
 
 
 def _time(text: str | None) -> str:
-    return "-" if text is None else text.replace("T", " ").removesuffix("Z")[:19]
+    """Without its year: nothing here is kept for longer than one."""
+    return "-" if text is None else text.replace("T", " ").removesuffix("Z")[5:19]
 
 
 def _text(value: object) -> str:
-    return "-" if value is None else escape(str(value))
+    """As text, whatever markup it holds."""
+    return escape(_plain(value))
+
+
+def _plain(value: object) -> str:
+    """In one line, and without what could steer the terminal: much of it was written by strangers."""
+    return "-" if value is None else printable(str(value)).replace("\n", "\\n")

@@ -67,7 +67,9 @@ def _value(value: bytes | None) -> Text | JSON:
         return Text("null", "dim")
     if len(value) <= SHOWN_BYTES:
         try:
-            return JSON(printable(json.dumps(json.loads(value), ensure_ascii=False)))
+            shown = JSON(printable(json.dumps(json.loads(value), ensure_ascii=False)))
+            shown.text.no_wrap = False  # rich would cut each line at the width of the terminal
+            return shown
         except ValueError:
             return Text(f"{printable(_text(value))}  (no JSON, {len(value)} bytes)")
     return Text(f"{printable(_text(value[:SHOWN_BYTES]))} ... ({len(value)} bytes)")

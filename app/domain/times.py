@@ -11,6 +11,7 @@ from app.domain.events import Event
 #: Set on a replayed dead letter: the broker time of the first attempt, epoch ms as decimal text.
 ORIGINAL_TIMESTAMP_HEADER: Final = "dlq.original.timestamp"
 
+_UNITS: Final = (("days", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1000))
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _parse: Final = datetime.fromisoformat
 
@@ -63,3 +64,11 @@ def broker_time_ms(timestamp_ms: int, headers: Sequence[tuple[str, bytes | None]
         if name == ORIGINAL_TIMESTAMP_HEADER and value is not None and value.isdigit() and len(value) <= 15:
             return int(value)
     return timestamp_ms
+
+
+def in_words(ms: int) -> str:
+    """A duration as people say it: in its largest unit, to a tenth, and in ms below a second."""
+    for unit, unit_ms in _UNITS:
+        if ms >= unit_ms:
+            return f"{ms / unit_ms:.1f}".removesuffix(".0") + f" {unit}"
+    return f"{ms} ms"

@@ -11,7 +11,7 @@ from app.domain.dedupe import digest_of
 from app.domain.errors import Reason, Rejection
 from app.domain.events import Event, Interaction, product_ids
 from app.domain.routing import hash_of
-from app.domain.times import BadTimestamp, broker_time_ms, event_time_ms
+from app.domain.times import BadTimestamp, broker_time_ms, event_time_ms, in_words
 
 
 class SourceRecord(Protocol):
@@ -104,5 +104,12 @@ def _too_long(event: Event, items: tuple[str, ...], max_chars: int) -> Rejection
 
 def _out_of_time(ahead_ms: int, limits: Limits) -> Rejection:
     if ahead_ms < 0:
-        return Rejection(Reason.TOO_OLD, f"event time is {-ahead_ms} ms before the record's, the limit is {limits.max_age_ms}")
-    return Rejection(Reason.TOO_FAR_AHEAD, f"event time is {ahead_ms} ms after the record's, the limit is {limits.max_ahead_ms}")
+        return Rejection(Reason.TOO_OLD, _beyond(-ahead_ms, "before", limits.max_age_ms))
+    return Rejection(Reason.TOO_FAR_AHEAD, _beyond(ahead_ms, "after", limits.max_ahead_ms))
+
+
+def _beyond(ms: int, side: str, limit_ms: int) -> str:
+    found, limit = in_words(ms), in_words(limit_ms)
+    if found == limit:  # a hair beyond it
+        found, limit = f"{ms} ms", f"{limit_ms} ms"
+    return f"event time is {found} {side} the record's, the limit is {limit}"

@@ -59,6 +59,11 @@ def test_a_long_value_is_cut_with_its_size() -> None:
     assert f"... ({10_000} bytes)" in shown(_Record(value=b"x" * 10_000))
 
 
+def test_what_is_longer_than_a_line_goes_on_in_the_next() -> None:
+    url = "https://shop.example/" + "x" * 300
+    assert url in "".join(line.strip() for line in shown(_Record(value=json.dumps({"url": url}).encode())).splitlines())
+
+
 @pytest.mark.parametrize("value", [None, b"", b"\xff\x00", b"[1]", b'"s"', b"plain"])
 def test_json_keeps_every_value(value: bytes | None) -> None:
     line = json.loads(json.dumps(records.as_json(_Record(value=value))))

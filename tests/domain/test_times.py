@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.domain.events import Event
-from app.domain.times import ORIGINAL_TIMESTAMP_HEADER, BadTimestamp, broker_time_ms, epoch_ms, event_time_ms
+from app.domain.times import ORIGINAL_TIMESTAMP_HEADER, BadTimestamp, broker_time_ms, epoch_ms, event_time_ms, in_words
 
 RECORD_MS = 1_767_608_553_000
 AT = "2026-01-05T10:22:33.123Z"
@@ -94,3 +94,11 @@ def test_then_received_at_then_the_record() -> None:
 )
 def test_a_replay_is_measured_from_its_first_attempt(headers: Sequence[tuple[str, bytes | None]], expected: int) -> None:
     assert broker_time_ms(RECORD_MS, headers) == expected
+
+
+@pytest.mark.parametrize(
+    ("ms", "words"),
+    [(0, "0 ms"), (999, "999 ms"), (1500, "1.5 s"), (300_000, "5 min"), (5_400_000, "1.5 h"), (2_592_000_000, "30 days")],
+)
+def test_a_duration_is_said_in_its_largest_unit(ms: int, words: str) -> None:
+    assert in_words(ms) == words

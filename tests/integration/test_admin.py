@@ -374,6 +374,8 @@ def test_the_command_line_shows_the_same_and_acts_only_with_yes(topics: MakeTopi
 
     plan = dlq("replay", "--why", "again")
     assert (plan.exit_code, "2 letters" in plan.stdout, "Nothing was changed" in plan.stdout) == (0, True, True)
+    plan = dlq("replay", "--why", "again", "--fingerprint", desk.records()[0]["fingerprint"])
+    assert "Of the newest 2 of this group 0 would pass now." in plan.stdout
     assert replayed(settings) == Counter()
     assert dlq("discard", ids[1], "--why", "a test").exit_code == 0
     done = dlq("discard", "--why", "tests", "--yes", "--json")
