@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 ENV_PREFIX = "VELTRIX_"
@@ -311,6 +313,10 @@ class _Profile(PydanticBaseSettingsSource):
             raise SettingsError(f"{path}: {exc}") from exc
 
 
+#: How alike two names must be for one to be taken for the other, of 1.
+CLOSE: Final = 0.7
+
+
 def load_settings(**overrides: Any) -> Settings:
     """Read settings; ``overrides`` win over every other source (tests, tools).
 
@@ -321,8 +327,17 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**overrides)
     except ValidationError as exc:
-        lines = [f"  {'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']}" for e in exc.errors(include_input=False)]
+        lines = [f"  {_said(error)}" for error in exc.errors(include_input=False)]
         raise SettingsError("Wrong settings:\n" + "\n".join(lines)) from None
+
+
+def _said(error: ErrorDetails) -> str:
+    """What is wrong, in the names of variables; settings that do not go together are named by the message itself."""
+    message, place = error["msg"].removeprefix("Value error, "), error["loc"]
+    if not place:
+        names = "|".join(name for name in Settings.model_fields if "_" in name)
+        return re.sub(rf"\b({names})\b", lambda found: f"{ENV_PREFIX}{found[0]}".upper(), message)
+    return ".".join([f"{ENV_PREFIX}{place[0]}".upper(), *map(str, place[1:])]) + f": {message}"
 
 
 def _refuse_unknown_variables() -> None:
@@ -330,6 +345,8 @@ def _refuse_unknown_variables() -> None:
     known |= {f"{name}_FILE" for name in known} | TOOL_VARIABLES
     unknown = sorted(v for v in os.environ if v.startswith(ENV_PREFIX) and v not in known)
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, 1)
-        hint = f" Did you mean {close[0]}?" if close else " See app/settings.py for the names."
+        # Without the prefix: it alone would make any two names alike.
+        names = [name.removeprefix(ENV_PREFIX) for name in known]
+        close = difflib.get_close_matches(unknown[0].removeprefix(ENV_PREFIX), names, 1, CLOSE)
+        hint = f" Did you mean {ENV_PREFIX}{close[0]}?" if close else " `veltrix settings` lists the names."
         raise SettingsError(f"Unknown setting {', '.join(unknown)}.{hint}")

@@ -29,15 +29,19 @@ def show_fitting(out: Console, rows: Sequence[Mapping[str, str]], spare: Sequenc
     if text:
         widths[text] = min(widths[text], TEXT_WIDTH)
     for name in spare:
-        if sum(widths.values()) + GAP * (len(widths) - 1) <= out.width:
+        if _sum(widths) <= out.width:
             break
         del widths[name]
     table = grid(*widths)
-    for column in table.columns:
-        column.no_wrap = column.header != text
+    for column in table.columns:  # where even the rest does not fit, everything is folded: nothing is cut off
+        column.no_wrap = column.header != text and _sum(widths) <= out.width
     for row in rows:
         table.add_row(*[row[name] for name in widths])
     out.print(table)
+
+
+def _sum(widths: Mapping[str, int]) -> int:
+    return sum(widths.values()) + GAP * (len(widths) - 1)
 
 
 def _width(markup: str) -> int:

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from app.cli import console, dlq, generate_screen, records, reset_screen, topics
+from app.cli import console, dlq, generate_screen, records, reset_screen, settings_screen, topics
 from app.cli import doctor as examining
 from app.cli import drain as draining
 from app.cli import reset as resetting
@@ -150,6 +150,20 @@ def doctor(as_json: Json = False) -> None:
         examining.show(console.stdout(), checks)
     if not examining.is_sound(checks):
         raise typer.Exit(1)
+
+
+@app.command("settings")
+def show_settings(
+    word: Annotated[str, typer.Argument(help="Only those with this in their name or description.")] = "",
+    is_set: Annotated[bool, typer.Option("--set", help="Only those that the environment, a file or the profile sets.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Every setting: its value here, its default, what it is. Exit code 2 if one is unknown or wrong. Secrets are not shown."""
+    found = settings_screen.matching(settings_screen.settings_of(console.settings()), word, is_set=is_set)
+    if as_json:
+        console.print_json(settings_screen.as_json(found))
+    else:
+        settings_screen.show(console.stdout(), found)
 
 
 @app.command()

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Set
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from pydantic import SecretStr
 from structlog.types import EventDict, WrappedLogger
 
 from app.settings import Settings
@@ -18,19 +19,32 @@ _SECRET_NAME = re.compile(r"passw|secret|token|credential|authorization|api_?key
 _URL_LOGIN = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s:/@\"]*):[^\s/@\"]+@", re.IGNORECASE)
 
 
+def without_logins(text: str) -> str:
+    """``text`` with the passwords in its URLs left out."""
+    return _URL_LOGIN.sub(rf"\1:{REDACTED}@", text)
+
+
+def _passwords(url: str) -> set[str]:
+    try:
+        password = urlsplit(url).password or ""
+    except ValueError:  # no URL: refused where it is used, with a sentence of its own
+        return set()
+    return {password, unquote(password)}
+
+
 class Redactor:
     """Replaces secrets, whoever logged them. Knows the secrets of ``settings`` by value."""
 
     def __init__(self, settings: Settings) -> None:
-        url_password = urlsplit(settings.redis_url).password or ""
-        secrets = {settings.kafka_sasl_password.get_secret_value(), settings.redis_password.get_secret_value()}
-        secrets |= {url_password, unquote(url_password)}
+        values = [getattr(settings, name) for name in Settings.model_fields]
+        secrets = {value.get_secret_value() for value in values if isinstance(value, SecretStr)}
+        secrets |= _passwords(settings.redis_url) | _passwords(settings.reference_url)
         longest_first = sorted(filter(None, secrets), key=len, reverse=True)
         self._secrets = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
 
     def text(self, text: str) -> str:
         """``text`` without configured secrets and URL logins."""
-        text = _URL_LOGIN.sub(rf"\1:{REDACTED}@", text)
+        text = without_logins(text)
         return self._secrets.sub(REDACTED, text) if self._secrets else text
 
     def value(self, value: Any) -> Any:

@@ -330,5 +330,5 @@ async def test_an_order_that_does_not_fit_one_unit_is_changed_in_several(store: 
 
 
 def test_order_needs_tiers_to_wait_in() -> None:
-    with pytest.raises(SettingsError, match="key_order needs retry_delays"):
+    with pytest.raises(SettingsError, match="VELTRIX_KEY_ORDER needs VELTRIX_RETRY_DELAYS"):
         load_settings(key_order=True, retry_delays="")

@@ -135,6 +135,9 @@ def test_secrets_never_leave(capsys: pytest.CaptureFixture[str], log_format: str
             log_format=log_format,
             kafka_sasl_password=SECRET,
             redis_url="redis://app:url-pass%21@cache:6379/0",
+            reference_url="postgresql://app:db-url-pass@db/shop",
+            reference_password="db-pass",
+            admin_token="admin-tok",
         )
     )
     log = structlog.get_logger("a")
@@ -142,6 +145,7 @@ def test_secrets_never_leave(capsys: pytest.CaptureFixture[str], log_format: str
     log.info("by_name", password="hunter2", headers={"Authorization": "Bearer hunter2"})
     logging.getLogger("redis").warning("cannot reach redis://app:url-pass%%21@cache and kafka://u:hunter2@host%s", "")
     logging.getLogger("b").warning("plain url-pass! here, from %s", {"sasl_plain_password": SECRET})
+    log.info("refused", reason='password "db-pass" or db-url-pass for user app', caller="asked with admin-tok")
     try:
         raise RuntimeError(f"login with {SECRET} refused")
     except RuntimeError:
@@ -149,7 +153,7 @@ def test_secrets_never_leave(capsys: pytest.CaptureFixture[str], log_format: str
 
     text = capsys.readouterr().err
     assert text.count("\n") >= 5
-    for secret in (SECRET, json.dumps(SECRET)[1:-1], "hunter2", "url-pass!", "url-pass%21"):
+    for secret in (SECRET, json.dumps(SECRET)[1:-1], "hunter2", "url-pass!", "url-pass%21", "db-url-pass", "db-pass", "admin-tok"):
         assert secret not in text
 
 
