@@ -88,13 +88,15 @@ class DockerStack:
         self._wait_ready(time.monotonic() + READY_TIMEOUT_S)
         say(f"Docker Compose project {PROJECT} ({time.monotonic() - began:.0f} s)")
 
-    def check(self) -> None:
+    def check(self) -> str:
         try:
             http_get(self._sidecar, "/livez")
             self._last_answer = time.monotonic()
-        except OSError:
+        except OSError:  # compose starts a killed one again
             if time.monotonic() - self._last_answer > SILENCE_S:
                 self._fail("does not answer any more")
+            return "worker-1 does not answer"
+        return ""
 
     def stop_worker(self) -> None:
         self._compose("stop", "worker", timeout_s=STOP_TIMEOUT_S)

@@ -106,8 +106,8 @@ class Demo:
 
     def _play(self, traffic: Traffic, show: Show) -> dict[str, Any]:
         while traffic.is_running() and not self._stop.wait(LOOK_S):
-            self._stack.check()
-            show(self._look(), "")
+            said = self._stack.check()
+            show(self._look(), said)
         show(self._look(), "stopping: the last events are processed ...")
         sent = traffic.finish()
         ended = time.monotonic()
@@ -144,6 +144,7 @@ class Demo:
             "metrics": f"{base}/metrics",
             **self._stack.pages(),
             "a second worker": "make worker N=2",
+            "kill it, and count": "pkill -9 -f 'app.main worker'",
             "the output": ".venv/bin/veltrix tail interactions-enriched",
         }
         usual = {f"{LOOPBACK}:{KAFKA_PORT}", f"redis://{LOOPBACK}:{REDIS_PORT}/0", f"http://{LOOPBACK}:{ADMIN_PORT}"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +24,9 @@ KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, ADMIN_PORT = 9092, 6379, 8080, 8091
 PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = 9090, 3000, 16686
 READY_TIMEOUT_S = 90.0
 
+#: As a pod would have it: started again it takes its partitions at once.
+STATIC = {"VELTRIX_GROUP_INSTANCE_ID": "worker-1"}
+
 Say = Callable[[str], None]
 
 
@@ -40,8 +45,8 @@ class Stack(Protocol):
         """What there is to look at beside the worker: name to URL."""
         ...
 
-    def check(self) -> None:
-        """Raise ProcessError when a part has ended by itself."""
+    def check(self) -> str:
+        """What there is to be said: a worker that was killed is on its way back. ProcessError when a part has ended by itself."""
         ...
 
     def stop_worker(self) -> None:
@@ -65,11 +70,12 @@ class NativeStack:
         self._kafka = LocalKafka(folder / "kafka", _port(KAFKA_PORT))
         self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
         self._admin_port = _port(ADMIN_PORT)
-        self._worker = WorkerProcess(folder / "worker", self.env(), "worker-1", _port(SIDECAR_PORT))
+        self._worker = WorkerProcess(folder / "worker", self.env() | STATIC, "worker-1", _port(SIDECAR_PORT))
+        self._is_worker_up, self._said = False, ""
         self._admin = admin_process(folder / "admin", self.env(), self._admin_port)
         self._prometheus = LocalPrometheus(folder / "prometheus", _port(PROMETHEUS_PORT)) if prometheus_is_there() else None
 
-    def env(self) -> Mapping[str, str]:
+    def env(self) -> dict[str, str]:
         return {
             "VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap,
             "VELTRIX_REDIS_URL": self._redis.url,
@@ -111,14 +117,14 @@ class NativeStack:
             step()
             say(f"{what} ({time.monotonic() - began:.1f} s)")
 
-    def check(self) -> None:
-        parts = (("Kafka", self._kafka), ("Redis", self._redis), (self._worker.name, self._worker), ("veltrix admin", self._admin))
-        for name, part in parts:
+    def check(self) -> str:
+        for name, part in (("Kafka", self._kafka), ("Redis", self._redis), ("veltrix admin", self._admin)):
             if not part.is_running():
-                status = self._worker.exit_status() if part is self._worker else None
-                raise ProcessError(name, "ended by itself", part.log, status)
+                raise ProcessError(name, "ended by itself", part.log)
+        self._look_after_worker()
         if self._prometheus is not None:
             self._prometheus.scrape([self._worker.port, *(worker.port for worker in DemoFiles(self._folder).joined())])
+        return self._said
 
     def stop_worker(self) -> None:
         if (status := self._worker.terminate()) != 0:
@@ -135,6 +141,20 @@ class NativeStack:
     def _start_worker(self) -> None:
         self._worker.start()
         self._worker.wait_ready(READY_TIMEOUT_S, self._is_cancelled)
+        self._is_worker_up = True
+
+    def _look_after_worker(self) -> None:
+        """What an orchestrator does: one that was killed, or ended itself to keep a promise, is started again, unless it cannot start."""
+        worker, status = self._worker, self._worker.exit_status()
+        if status is None:
+            if not self._is_worker_up and worker.is_ready():
+                self._is_worker_up, self._said = True, ""
+        elif self._is_worker_up and (status < 0 or status == os.EX_SOFTWARE):
+            how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself ({status})"
+            self._is_worker_up, self._said = False, f"{worker.name} was {how} and is started again"
+            worker.start()
+        else:
+            raise ProcessError(worker.name, "ended by itself", worker.log, status)
 
 
 def _port(wanted: int) -> int:

@@ -38,6 +38,7 @@ class FakeStack:
         self.steps: list[str] = []
         self.sidecar, self.files, self.log = sidecar, files, log
         self.is_broken = False
+        self.said = ""
 
     def start(self, say: Say) -> None:
         say("everything (0.0 s)")
@@ -52,9 +53,10 @@ class FakeStack:
     def pages(self) -> Mapping[str, str]:
         return {}
 
-    def check(self) -> None:
+    def check(self) -> str:
         if self.is_broken:
             raise ProcessError("worker-1", "ended by itself", self.log, 1)
+        return self.said
 
     def stop_worker(self) -> None:
         self.steps.append("stop worker" if self.files.read() is None else "stop worker before the others")
@@ -146,6 +148,12 @@ def test_a_dead_worker_ends_the_demo_with_its_log(run: Run) -> None:
         run.play(SENDS_UNTIL_TOLD)
 
     assert run.stack.steps == ["start", "close"]
+
+
+def test_what_became_of_a_worker_is_said(run: Run) -> None:
+    run.stack.said = "worker-1 was killed by SIGKILL and is started again"
+    run.play(SENDS_60)
+    assert f"[{run.stack.said}]" in run.output.getvalue()
 
 
 def test_a_failing_generator_ends_the_demo_with_its_words(run: Run) -> None:

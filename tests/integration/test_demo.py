@@ -43,6 +43,12 @@ def wait(what: str, condition: Callable[[], bool], output: Path, timeout_s: floa
         time.sleep(0.1)
 
 
+def first_worker(demo: subprocess.Popen[str]) -> psutil.Process:
+    """The worker that the demo itself has started."""
+    (found,) = [child for child in psutil.Process(demo.pid).children(recursive=True) if "app.main" in child.cmdline()]
+    return found
+
+
 def left_behind(folder: Path) -> list[str]:
     """Command lines of processes that belong to this demo."""
     lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline", "cwd"])]
@@ -73,7 +79,7 @@ def test_a_demo_survives_a_killed_worker_and_stops_cleanly(tmp_path: Path) -> No
     assert left_behind(folder) == []
 
 
-def test_a_demo_ends_after_its_duration_and_its_workers_with_it(tmp_path: Path) -> None:
+def test_a_demo_starts_a_killed_worker_again_loses_nothing_and_ends_after_its_duration_with_all_workers(tmp_path: Path) -> None:
     folder = tmp_path / "demo"
     demo_out, worker_out = tmp_path / "demo.out", tmp_path / "worker.out"
     files = DemoFiles(folder)
@@ -81,10 +87,13 @@ def test_a_demo_ends_after_its_duration_and_its_workers_with_it(tmp_path: Path) 
     with program("demo", folder, "--native", "--rate", str(RATE), "--duration", "15") as demo:
         wait("traffic", lambda: files.read() is not None or demo.poll() is not None, demo_out)
         with program("worker", folder, "--number", "2") as worker:
+            wait("two workers", lambda: "worker-2=" in demo_out.read_text(), worker_out)
+            first_worker(demo).kill()
+            wait("word of it", lambda: "was killed by SIGKILL and is started again" in demo_out.read_text(), demo_out)
             statuses = demo.wait(120), worker.wait(60)
 
     output = demo_out.read_text().splitlines()
     assert statuses == (0, 0), "\n".join([*output, *worker_out.read_text().splitlines()])
     result = json.loads(output[-1])
-    assert result["events_in"] == 15 * RATE
+    assert (result["events_in"], result["ledger_residue"]) == (15 * RATE, 0)
     assert left_behind(folder) == []
