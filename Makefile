@@ -12,6 +12,7 @@ JARS_STAMP := deploy/local/target/.jars-$(shell cksum < deploy/local/pom.xml | t
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" pyproject.toml
 
 DURATION ?= 0
+GUARANTEE ?= at_least_once
 RATE ?= 1000
 N ?= 2
 T ?= tests
@@ -19,8 +20,8 @@ ARGS ?=
 
 ##@ Try it
 .PHONY: demo worker
-demo: setup $(VENV_STAMP) $(JARS_STAMP) ## Everything up, traffic, a live summary, a clean stop  (DURATION=30 RATE=1000)
-	@$(BIN)/python -m deploy.local.demo --duration $(DURATION) --rate $(RATE)
+demo: setup $(VENV_STAMP) $(JARS_STAMP) ## Everything up, traffic, a live summary, a clean stop  (DURATION=30 RATE=1000 GUARANTEE=exactly_once)
+	@$(BIN)/python -m deploy.local.demo --duration $(DURATION) --rate $(RATE) --guarantee $(GUARANTEE)
 
 worker: $(VENV_STAMP) ## One more worker beside a running demo  (N=2)
 	@$(BIN)/python -m deploy.local.worker --number $(N)

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from deploy.local.demo_stack import (
+    AT_LEAST_ONCE,
     GRAFANA_PORT,
     JAEGER_PORT,
     KAFKA_PORT,
@@ -45,8 +46,8 @@ def docker_answers() -> bool:
 class DockerStack:
     """One compose project with fresh volumes. Published ports are the tools' defaults where they are free."""
 
-    def __init__(self, folder: Path, is_cancelled: Callable[[], bool]) -> None:
-        self._is_cancelled = is_cancelled
+    def __init__(self, folder: Path, is_cancelled: Callable[[], bool], guarantee: str = AT_LEAST_ONCE) -> None:
+        self._is_cancelled, self._guarantee = is_cancelled, guarantee
         self._log = folder / "docker.log"
         wanted = (KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT)
         found = [port if is_free(port) else free_ports(1)[0] for port in wanted]
@@ -54,7 +55,11 @@ class DockerStack:
         self._last_answer = time.monotonic()
 
     def env(self) -> Mapping[str, str]:
-        return {"VELTRIX_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{self._kafka}", "VELTRIX_REDIS_URL": f"redis://{LOOPBACK}:{self._redis}/0"}
+        return {
+            "VELTRIX_KAFKA_BOOTSTRAP": f"{LOOPBACK}:{self._kafka}",
+            "VELTRIX_REDIS_URL": f"redis://{LOOPBACK}:{self._redis}/0",
+            "VELTRIX_PROCESSING_GUARANTEE": self._guarantee,
+        }
 
     def worker(self) -> WorkerRef:
         return WorkerRef("worker-1", self._sidecar, os.getpid())
@@ -129,7 +134,7 @@ class DockerStack:
         out.parent.mkdir(parents=True, exist_ok=True)
         if output is None:
             out.unlink(missing_ok=True)
-        env = clean_environment() | self.ports() | OBSERVED
+        env = clean_environment() | self.ports() | OBSERVED | {"GUARANTEE": self._guarantee}
         argv = ["docker", "compose", "--project-name", PROJECT, "--file", str(ROOT / "compose.yaml"), *words]
         process = ManagedProcess(Command(f"docker compose {words[0]}", argv, self._log, cwd=ROOT, env=env, stdout=out))
         process.start()

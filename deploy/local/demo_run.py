@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from deploy.local.demo_screen import Screen, on_terminal, plain
-from deploy.local.demo_stack import ADMIN_PORT, KAFKA_PORT, REDIS_PORT, Stack
+from deploy.local.demo_stack import ADMIN_PORT, AT_LEAST_ONCE, KAFKA_PORT, REDIS_PORT, Stack
 from deploy.local.demo_state import DemoFiles, DemoState, WorkerRef
 from deploy.local.demo_traffic import Sent, Traffic
 from deploy.local.demo_watch import Snapshot, Watch
@@ -35,12 +35,13 @@ class DemoError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """``rate`` in events per second; ``duration_s`` 0: until Ctrl-C."""
+    """``rate`` in events per second; ``duration_s`` 0: until Ctrl-C; ``guarantee`` of the worker."""
 
     rate: float
     duration_s: float
     folder: Path
     is_native: bool
+    guarantee: str = AT_LEAST_ONCE
 
 
 def result(snapshot: Snapshot, sent: Sent, drain_s: float) -> dict[str, Any]:
@@ -147,7 +148,7 @@ class Demo:
             "kill it, and count": "pkill -9 -f 'app.main worker'",
             "the output": ".venv/bin/veltrix tail interactions-enriched",
         }
-        usual = {f"{LOOPBACK}:{KAFKA_PORT}", f"redis://{LOOPBACK}:{REDIS_PORT}/0", f"http://{LOOPBACK}:{ADMIN_PORT}"}
+        usual = {AT_LEAST_ONCE, f"{LOOPBACK}:{KAFKA_PORT}", f"redis://{LOOPBACK}:{REDIS_PORT}/0", f"http://{LOOPBACK}:{ADMIN_PORT}"}
         exports = [f"export {name}={value}" for name, value in env.items() if value not in usual]
         seconds = self._options.duration_s
         ends = (

@@ -24,6 +24,7 @@ KAFKA_PORT, REDIS_PORT, SIDECAR_PORT, ADMIN_PORT = 9092, 6379, 8080, 8091
 PROMETHEUS_PORT, GRAFANA_PORT, JAEGER_PORT = 9090, 3000, 16686
 READY_TIMEOUT_S = 90.0
 
+AT_LEAST_ONCE, EXACTLY_ONCE = "at_least_once", "exactly_once"
 #: As a pod would have it: started again it takes its partitions at once.
 STATIC = {"VELTRIX_GROUP_INSTANCE_ID": "worker-1"}
 
@@ -62,10 +63,11 @@ class NativeStack:
     Args:
         folder: emptied when it is used.
         is_cancelled: asked while a slow step waits.
+        guarantee: of the worker.
     """
 
-    def __init__(self, folder: Path, is_cancelled: Callable[[], bool]) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, is_cancelled: Callable[[], bool], guarantee: str = AT_LEAST_ONCE) -> None:
+        self._folder, self._guarantee = folder, guarantee
         self._is_cancelled = is_cancelled
         self._kafka = LocalKafka(folder / "kafka", _port(KAFKA_PORT))
         self._redis = LocalRedis(folder / "redis", _port(REDIS_PORT))
@@ -80,6 +82,7 @@ class NativeStack:
             "VELTRIX_KAFKA_BOOTSTRAP": self._kafka.bootstrap,
             "VELTRIX_REDIS_URL": self._redis.url,
             "VELTRIX_ADMIN_URL": f"http://{LOOPBACK}:{self._admin_port}",
+            "VELTRIX_PROCESSING_GUARANTEE": self._guarantee,
             "VELTRIX_ENRICHMENT_ENABLED": "true",
             "VELTRIX_REFERENCE_URL": f"sqlite:///{self._folder / 'reference.sqlite'}",
             # A file of our own need not be spared, and everything is cold at first.

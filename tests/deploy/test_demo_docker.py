@@ -26,7 +26,7 @@ class FakeDocker:
 
     def behave(self, branches: dict[str, str]) -> None:
         cases = "".join(f"{command}) {code};;\n" for command, code in branches.items())
-        script = f'#!/bin/sh\necho "$KAFKA_PORT $COMPOSE_PROFILES $OTLP_ENDPOINT $@" >> {self.told}\nshift 5\ncase "$1" in\n{cases}*) ;;\nesac\n'
+        script = f'#!/bin/sh\necho "$KAFKA_PORT $COMPOSE_PROFILES $OTLP_ENDPOINT $GUARANTEE $@" >> {self.told}\nshift 5\ncase "$1" in\n{cases}*) ;;\nesac\n'
         (self.folder / "docker").write_text(script)
         (self.folder / "docker").chmod(0o755)
 
@@ -78,6 +78,13 @@ def test_the_demo_brings_dashboards_and_traces_with_it(docker: FakeDocker, stack
     assert docker.told.read_text().split()[1:3] == ["observability", "http://jaeger:4318"]
     assert stack.pages().keys() == {"Prometheus", "Grafana", "Traces"}
     assert f":{stack.ports()['GRAFANA_PORT']}" in stack.pages()["Grafana"]
+
+
+def test_the_guarantee_that_was_asked_for_reaches_the_worker(docker: FakeDocker, tmp_path: Path) -> None:
+    stack = DockerStack(tmp_path / "demo", lambda: False, "exactly_once")
+    stack.start(lambda _: None)
+    assert " exactly_once " in docker.told.read_text().splitlines()[-1]
+    assert stack.env()["VELTRIX_PROCESSING_GUARANTEE"] == "exactly_once"
 
 
 def test_an_image_that_cannot_be_built_is_shown(docker: FakeDocker, stack: DockerStack) -> None:

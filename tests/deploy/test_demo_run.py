@@ -231,6 +231,19 @@ def test_the_last_line_of_output_is_the_result(
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["events_in"] == 60
 
 
+def test_settings_of_the_shell_that_are_left_out_are_named(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo_traffic, "veltrix", lambda: [sys.executable, "-c", SENDS_60])
+    monkeypatch.setattr(demo, "docker_answers", lambda: False)
+    monkeypatch.setattr(demo, "NativeStack", lambda *_: run.stack)
+    monkeypatch.setenv("VELTRIX_PARTITIONS", "4")
+    monkeypatch.setenv("VELTRIX_KAFKA_BOOTSTRAP", run.stack.env()["VELTRIX_KAFKA_BOOTSTRAP"])
+
+    assert demo.main(["--duration", "2", "--folder", str(run.files.folder)]) == 0
+    assert "these settings of your shell are left out: VELTRIX_PARTITIONS\n" in capsys.readouterr().err
+
+
 def test_a_second_demo_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.files.write(DemoState(os.getpid(), {}))
 
@@ -238,7 +251,7 @@ def test_a_second_demo_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) 
     assert "a demo is running already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("arguments", [["--rate", "0"], ["--duration", "-1"], ["--speed", "9"]])
+@pytest.mark.parametrize("arguments", [["--rate", "0"], ["--duration", "-1"], ["--speed", "9"], ["--guarantee", "at_most_once"]])
 def test_a_wrong_option_is_refused(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         demo.options_of(arguments)

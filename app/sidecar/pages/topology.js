@@ -73,7 +73,7 @@ function drawNode(node, box, edges) {
   const words = describe(node, edges);
   const group = make("g", { class: `node ${node.kind} ${node.health}`, tabindex: "0", role: "img", "aria-label": words, "data-id": node.id },
     make("rect", { class: "frame", x: box.x, y: box.y, width, height: box.height, rx: node.kind === "agent" ? 12 : 4 }),
-    make("text", { class: "kind", x: box.x + 10, y: box.y + 15 }, KINDS[node.kind] + (node.facts.keys === undefined ? "" : ` · ${number(node.facts.keys)} keys`)),
+    make("text", { class: "kind", x: box.x + 10, y: box.y + 15 }, KINDS[node.kind] + (node.facts.keys === undefined ? "" : ` · ≤ ${number(node.facts.keys)} keys`)),
     make("text", { class: "title", x: box.x + 10, y: box.y + 32 }, MARK[node.health] + shortened(node.title, node.of ? 20 : 24)));
   node.partitions.forEach((each, index) => {
     const x = box.x + 10 + (index % SQUARE.perRow) * (SQUARE.size + SQUARE.gap);
