@@ -113,12 +113,17 @@ def _producer(settings: Settings) -> AIOKafkaProducer:
 
 async def _serve(settings: Settings, deps: AdminDeps, watch: Coroutine[None, None, None]) -> None:
     server = SidecarServer(create_admin(deps), settings.sidecar_host, settings.admin_port, "VELTRIX_ADMIN_PORT")
+
+    def stop(*_: object) -> None:
+        deps.stopping.set()
+        server.stop()
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, server.stop)
+        asyncio.get_running_loop().add_signal_handler(number, stop)
     await server.bind()
     log.info("dead_letters_served", url=server.url)
     background = [asyncio.create_task(work) for work in (deps.follower.run(), _take_up(deps), watch)]
-    background[0].add_done_callback(lambda task: server.stop())  # it never ends by itself: what ended it is raised below
+    background[0].add_done_callback(stop)  # it never ends by itself: what ended it is raised below
     try:
         await server.serve()
     finally:

@@ -53,7 +53,7 @@ class AdminClient:
                 return
 
     def watch(self, **query: Any) -> Iterator[dict[str, Any]]:
-        """Records as they come, without an end."""
+        """Records as they come, until the caller has enough; a CommandError when `veltrix admin` stops before that."""
         params = {name: value for name, value in query.items() if value is not None}
         with self._said(), self._http.stream("GET", "/records/stream", params=params, timeout=SILENT_S) as answer:
             if not answer.is_success:
@@ -62,6 +62,7 @@ class AdminClient:
             for line in answer.iter_lines():
                 if line.startswith("data: "):
                     yield json.loads(line.removeprefix("data: "))
+        raise CommandError(f"`veltrix admin` at {self.base} was stopped: what came since is shown by `veltrix dlq ls`")
 
     def export(self, limit: int, **query: Any) -> Iterator[str]:
         """Up to ``limit`` whole letters as lines of JSON."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from fastapi import APIRouter, FastAPI
@@ -59,6 +60,8 @@ class AdminDeps:
     validate: Validate
     access: Access
     registry: CollectorRegistry
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    """ends what would go on for ever"""
 
 
 def create_admin(deps: AdminDeps) -> FastAPI:
@@ -75,7 +78,7 @@ def create_admin(deps: AdminDeps) -> FastAPI:
     admin.include_router(_health_router(deps.follower, settings.app_version))
     admin.include_router(metrics_router(deps.registry))
     masks = Masks(settings.dlq_masked_fields)
-    admin.include_router(stream_router(deps.index, deps.access, default_queue, masks), prefix="/api/v1")
+    admin.include_router(stream_router(deps.index, deps.access, default_queue, masks, deps.stopping), prefix="/api/v1")
     admin.include_router(dead_letters_router(deps.index, default_queue, deps.access, masks), prefix="/api/v1")
     admin.include_router(groups_router(deps.index, deps.desk, deps.validate, deps.access, default_queue), prefix="/api/v1")
     admin.include_router(deeds_router(deps.index, deps.desk, deps.validate, deps.access), prefix="/api/v1")

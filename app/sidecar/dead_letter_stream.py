@@ -31,8 +31,11 @@ BEAT_S: Final = 10.0
 MAX_STREAMS: Final = 8
 
 
-def stream_router(index: DeadLetterIndex, access: Access, default_queue: str, hidden: Masks) -> APIRouter:
-    """``/dlq/records/stream``. Before the router of ``/dlq/records/{id}``, which would take it for an id."""
+def stream_router(index: DeadLetterIndex, access: Access, default_queue: str, hidden: Masks, stopping: asyncio.Event) -> APIRouter:
+    """``/dlq/records/stream``. Before the router of ``/dlq/records/{id}``, which would take it for an id.
+
+    ``stopping`` ends the streams: a server waits for what is open.
+    """
     router = APIRouter(prefix="/dlq", tags=["dead letters"], dependencies=[identified(access)])
     streams = _Streams()
 
@@ -50,7 +53,7 @@ def stream_router(index: DeadLetterIndex, access: Access, default_queue: str, hi
             seen = page if caller.may("payload-reader") else hidden.page(page)
             return seen.records[0].model_dump_json()
 
-        return StreamingResponse(streams.counted(watch(index, name, since_ms, narrowed, show)), media_type=EVENTS)
+        return StreamingResponse(streams.counted(watch(index, name, since_ms, narrowed, show, stopping)), media_type=EVENTS)
 
     return router
 
@@ -78,13 +81,17 @@ class _Streams:
 
 
 async def watch(
-    index: DeadLetterIndex, queue: str, since_ms: int, narrowed: Filters, show: Callable[[DeadLetterRecord], str]
+    index: DeadLetterIndex,
+    queue: str,
+    since_ms: int,
+    narrowed: Filters,
+    show: Callable[[DeadLetterRecord], str],
+    stopping: asyncio.Event,
 ) -> AsyncIterator[str]:
-    """Events of the letters that failed from ``since_ms`` (epoch ms) on, each once, as soon as they are indexed."""
+    """Events of the letters that failed from ``since_ms`` (epoch ms) on, each once, as soon as they are indexed; until ``stopping``."""
     newest_ms, sent, beat = since_ms, dict[str, int](), time.monotonic()
     yield ": what comes from now on\n\n"
-    while True:
-        await asyncio.sleep(LOOK_S)
+    while not await _is_set_within(stopping, LOOK_S):
         found = await index.since(queue, newest_ms - OVERLAP_MS, narrowed, MOST + len(sent))
         for letter in [letter for letter in found if letter.id not in sent and letter.failed_at_ms >= since_ms]:
             sent[letter.id] = letter.failed_at_ms
@@ -95,3 +102,11 @@ async def watch(
         if time.monotonic() - beat >= BEAT_S:
             beat = time.monotonic()
             yield ": still here\n\n"
+
+
+async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from select import select
 from typing import Any, Protocol
 
 import httpx
@@ -431,9 +432,18 @@ def test_who_watches_sees_each_letter_as_it_comes_and_only_what_was_asked_for(
     at = known.index(told[0])
     assert at > 0, "what was there before is not told"
     assert told == known[at : at + 2]
+    left = subprocess.Popen([*argv[:3]], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert left.stdout is not None
+    for number in range(60):
+        one_letter(settings, one, f"later-{number}")
+        if select([left.stdout], [], [], 0.2)[0]:
+            break
     with desk.http.stream("GET", "/records/stream") as answer:
         assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
         assert desk.process.stop(15) == 0, "whoever watches does not keep it from ending"
+        assert answer.read().startswith(b": what comes from now on"), "and is told that it ends"
+    said = left.communicate(timeout=30)[1]
+    assert (left.returncode, "was stopped" in said) == (1, True), said
 
 
 # -- jobs ---------------------------------------------------------------------------------------------

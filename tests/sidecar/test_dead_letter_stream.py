@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any, cast
 
@@ -43,8 +44,9 @@ def index() -> FakeIndex:
     return FakeIndex()
 
 
-def watched(index: FakeIndex) -> AsyncIterator[str]:
-    return stream.watch(cast("DeadLetterIndex", index), QUEUE, NOW_MS, Filters(), lambda letter: str(letter.offset))
+def watched(index: FakeIndex, stopping: asyncio.Event | None = None) -> AsyncIterator[str]:
+    known = cast("DeadLetterIndex", index)
+    return stream.watch(known, QUEUE, NOW_MS, Filters(), lambda letter: str(letter.offset), stopping or asyncio.Event())
 
 
 async def offsets(events: AsyncIterator[str], count: int) -> list[int]:
@@ -95,6 +97,17 @@ async def test_who_waits_hears_that_it_is_still_there(index: FakeIndex, monkeypa
     monkeypatch.setattr(stream, "BEAT_S", 0.0)
     events = watched(index)
     assert [await anext(events), await anext(events)] == [": what comes from now on\n\n", ": still here\n\n"]
+
+
+async def test_it_ends_when_the_process_stops_and_not_after_the_next_look(
+    index: FakeIndex, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "LOOK_S", 3600.0)
+    stopping = asyncio.Event()
+    events = watched(index, stopping)
+    await anext(events)
+    asyncio.get_running_loop().call_soon(stopping.set)
+    assert [event async for event in events] == []
 
 
 async def test_there_is_a_bound_and_who_leaves_makes_room() -> None:
