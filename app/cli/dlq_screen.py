@@ -149,7 +149,11 @@ def show_state(out: Console, state: Row) -> None:
 def show_audit(out: Console, events: Iterable[Row]) -> None:
     """One line a deed."""
     names = {"who": "who", "did": "action", "to": "subject", "result": "result", "why": "reason"}
-    rows = [{"at": _time(event.get("at"))} | {shown: _text(event.get(name)) for shown, name in names.items()} for event in events]
+    rows = [
+        {"at": _date_time(event.get("at"))} | {shown: _text(event.get(name)) for shown, name in names.items()} for event in events
+    ]
+    if not rows:
+        out.print("Nothing was done yet.")
     show_fitting(out, rows, ("result", "why"), text="why")
 
 
@@ -162,6 +166,8 @@ def show_jobs(out: Console, jobs: Iterable[Row]) -> None:
         | {"by": _text(job["by"]), "note": _text(job["note"] or job["reason"])}
         for job in jobs
     ]
+    if not rows:
+        out.print("No job was started yet.")
     show_fitting(out, rows, ("by", "discarded", "exhausted", "skipped", "sent", "matched"), text="note")
 
 
@@ -189,8 +195,12 @@ def _status(status: str | None) -> str:
 
 
 def _time(text: str | None) -> str:
-    """Without its year: nothing here is kept for longer than one."""
-    return "-" if text is None else text.replace("T", " ").removesuffix("Z")[5:19]
+    """Without its year: no letter is kept for as long."""
+    return _date_time(text)[5:] or "-"
+
+
+def _date_time(text: str | None) -> str:
+    return "-" if text is None else text.replace("T", " ").removesuffix("Z")[:19]
 
 
 def _text(value: object) -> str:

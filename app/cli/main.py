@@ -158,12 +158,15 @@ def show_settings(
     is_set: Annotated[bool, typer.Option("--set", help="Only those that the environment, a file or the profile sets.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Every setting: its value here, its default, what it is. Exit code 2 if one is unknown or wrong. Secrets are not shown."""
-    found = settings_screen.matching(settings_screen.settings_of(console.settings()), word, is_set=is_set)
+    """Every setting: its value here, its default, what it is. Exit code 2, after the defaults, if one is unknown or wrong. No secrets."""
+    known, wrong = settings_screen.read()
+    found = settings_screen.matching(settings_screen.settings_of(known), word, is_set=is_set)
     if as_json:
         console.print_json(settings_screen.as_json(found))
     else:
         settings_screen.show(console.stdout(), found)
+    if wrong is not None:
+        console.fail(f"{wrong}\nSo these are the defaults.", code=2)
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
-from app.settings import ENV_PREFIX, Settings
+from app.settings import ENV_PREFIX, Settings, SettingsError, load_settings
 from app.telemetry.redaction import REDACTED, without_logins
 
 
@@ -25,6 +25,14 @@ class Setting:
     source: str
     """``environment``, ``file`` (of a secret), ``profile`` or ``default``"""
     description: str
+
+
+def read() -> tuple[Settings, SettingsError | None]:
+    """The settings of this process; the defaults, and why, when one is wrong: whoever looks for the right name finds it here."""
+    try:
+        return load_settings(), None
+    except SettingsError as exc:
+        return Settings.model_construct(set()), exc
 
 
 def settings_of(settings: Settings) -> list[Setting]:

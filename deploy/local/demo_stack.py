@@ -147,12 +147,12 @@ class NativeStack:
         self._is_worker_up = True
 
     def _look_after_worker(self) -> None:
-        """What an orchestrator does: one that was killed, or ended itself to keep a promise, is started again, unless it cannot start."""
+        """What an orchestrator does: one that was killed, or ended itself to keep a promise, is started again; not one that cannot start."""
         worker, status = self._worker, self._worker.exit_status()
         if status is None:
             if not self._is_worker_up and worker.is_ready():
                 self._is_worker_up, self._said = True, ""
-        elif self._is_worker_up and (status < 0 or status == os.EX_SOFTWARE):
+        elif status == -signal.SIGKILL or (self._is_worker_up and (status < 0 or status == os.EX_SOFTWARE)):
             how = f"killed by {signal.Signals(-status).name}" if status < 0 else f"ended by itself ({status})"
             self._is_worker_up, self._said = False, f"{worker.name} was {how} and is started again"
             worker.start()

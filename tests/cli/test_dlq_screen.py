@@ -73,6 +73,11 @@ def test_on_80_columns_a_row_is_a_line(show: Callable[..., None], row: dict[str,
     assert str(row.get("id") or row.get("name") or row["subject"]) in lines[1]
 
 
+@pytest.mark.parametrize("show", [show_jobs, show_audit, show_records, show_groups])
+def test_nothing_to_show_is_said(show: Callable[..., None]) -> None:
+    assert len(on(80, show, [])) == 1
+
+
 def test_on_80_columns_a_group_names_its_reason_count_and_message() -> None:
     lines = on(80, show_groups, [GROUP])
     assert lines[1].split()[:4] == ["537440a2cc6f70af", "40000", "missing_message_id", "neither"]

@@ -63,7 +63,10 @@ def test_no_secret_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "redis://app:***@cache:6379/0" in result.output
 
 
-def test_a_wrong_setting_exits_2(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("VELTRIX_PARTITIONS", "many")
+@pytest.mark.parametrize("name", ["VELTRIX_PARTITIONS", "VELTRIX_KAFKA_BROKERS"])
+def test_a_wrong_setting_exits_2_and_the_right_names_are_shown_all_the_same(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(name, "many")
     result = CliRunner().invoke(app, ["settings"])
-    assert (result.exit_code, "VELTRIX_PARTITIONS" in result.stderr) == (2, True)
+    assert (result.exit_code, name in result.stderr, "these are the defaults" in result.stderr) == (2, True, True)
+    assert "VELTRIX_PARTITIONS=10\n" in result.stdout
+    assert "VELTRIX_KAFKA_BOOTSTRAP=127.0.0.1:9092\n" in result.stdout
