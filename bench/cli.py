@@ -104,6 +104,14 @@ def _is_chosen(name: str, options: argparse.Namespace) -> bool:
     return not (options.quick and name in SLOW)
 
 
+def _new_folder(text: str) -> Path:
+    """State of other topics than those of this run would be refused by the workers, for good reason."""
+    folder = Path(text)
+    if folder.exists() and any(folder.iterdir()):
+        raise argparse.ArgumentTypeError(f"{folder} holds something already: name a new folder")
+    return folder
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description="Veltrix beside a hand-written loop; docs/benchmarks.md is the method."
@@ -115,5 +123,5 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--subject", action="append", choices=SUBJECTS, help="only this one; ratios need both")
     parser.add_argument("--repeat", type=int, default=1, metavar="N", help="drain N times in ABBA order and take medians")
     parser.add_argument("--save", action="store_true", help="replace these cases in bench/results/latest.jsonl")
-    parser.add_argument("--keep", type=Path, metavar="DIR", help="use this folder for all data and logs, and leave it")
+    parser.add_argument("--keep", type=_new_folder, metavar="DIR", help="use this new folder for all data and logs, and leave it")
     return parser
