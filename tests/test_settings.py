@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
 
 from app.settings import SettingsError, load_settings
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set."""
-    for name in [name for name in os.environ if name.startswith("VELTRIX_")]:
-        monkeypatch.delenv(name)
 
 
 @pytest.fixture

@@ -15,9 +15,6 @@ from app.cli.records import printable
 
 Row = Mapping[str, Any]
 
-#: What the numbers of a job are called here, where the API's name says it less well.
-_COUNTS: Final = {"succeeded": "passed", "failed_again": "failed again"}
-
 
 def show_queues(out: Console, queues: Sequence[Row]) -> None:
     """One line a queue."""
@@ -159,10 +156,11 @@ def show_audit(out: Console, events: Iterable[Row]) -> None:
 
 def show_jobs(out: Console, jobs: Iterable[Row]) -> None:
     """One line a job."""
-    names = ("matched", "sent", "succeeded", "failed_again", "skipped", "exhausted", "discarded")
+    names = {"matched": "matched", "sent": "sent", "passed": "succeeded", "failed again": "failed_again"}
+    names |= {name: name for name in ("skipped", "exhausted", "discarded")}
     rows = [
         {"job": job["id"], "state": job["state"]}
-        | {_COUNTS.get(name, name): str(job[name]) for name in names}
+        | {shown: str(job[name]) for shown, name in names.items()}
         | {"by": _text(job["by"]), "note": _text(job["note"] or job["reason"])}
         for job in jobs
     ]
@@ -196,7 +194,7 @@ def _status(status: str | None) -> str:
 
 def _time(text: str | None) -> str:
     """Without its year: no letter is kept for as long."""
-    return _date_time(text)[5:] or "-"
+    return "-" if text is None else _date_time(text)[5:]
 
 
 def _date_time(text: str | None) -> str:

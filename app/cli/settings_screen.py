@@ -32,7 +32,7 @@ def read() -> tuple[Settings, SettingsError | None]:
     try:
         return load_settings(), None
     except SettingsError as exc:
-        return Settings.model_construct(set()), exc
+        return Settings.model_construct(), exc
 
 
 def settings_of(settings: Settings) -> list[Setting]:

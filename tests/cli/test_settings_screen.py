@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,6 @@ from typer.testing import CliRunner
 
 from app.cli.main import app
 from app.settings import Settings
-
-
-@pytest.fixture(autouse=True)
-def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set."""
-    for name in [name for name in os.environ if name.startswith("VELTRIX_")]:
-        monkeypatch.delenv(name)
 
 
 def listed(*arguments: str) -> dict[str, dict[str, Any]]:

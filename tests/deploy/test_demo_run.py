@@ -218,29 +218,27 @@ def test_without_a_terminal_progress_is_plain_lines(run: Run) -> None:
 
 
 # -- the command --------------------------------------------------------------------------------------------------
-def test_the_last_line_of_output_is_the_result(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def command(run: Run, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
+    """``make demo``, natively, with the stack and the generator of ``run``; its exit status."""
     monkeypatch.setattr(demo_traffic, "veltrix", lambda: [sys.executable, "-c", SENDS_60])
     monkeypatch.setattr(demo, "docker_answers", lambda: False)
     monkeypatch.setattr(demo, "NativeStack", lambda *_: run.stack)
+    return lambda: demo.main(["--duration", "2", "--folder", str(run.files.folder)])
 
-    status = demo.main(["--duration", "2", "--folder", str(run.files.folder)])
 
-    assert status == 0
+def test_the_last_line_of_output_is_the_result(command: Callable[[], int], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command() == 0
     assert json.loads(capsys.readouterr().out.splitlines()[-1])["events_in"] == 60
 
 
 def test_settings_of_the_shell_that_are_left_out_are_named(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    run: Run, command: Callable[[], int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(demo_traffic, "veltrix", lambda: [sys.executable, "-c", SENDS_60])
-    monkeypatch.setattr(demo, "docker_answers", lambda: False)
-    monkeypatch.setattr(demo, "NativeStack", lambda *_: run.stack)
     monkeypatch.setenv("VELTRIX_PARTITIONS", "4")
     monkeypatch.setenv("VELTRIX_KAFKA_BOOTSTRAP", run.stack.env()["VELTRIX_KAFKA_BOOTSTRAP"])
 
-    assert demo.main(["--duration", "2", "--folder", str(run.files.folder)]) == 0
+    assert command() == 0
     assert "these settings of your shell are left out: VELTRIX_PARTITIONS\n" in capsys.readouterr().err
 
 

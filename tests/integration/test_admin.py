@@ -434,15 +434,19 @@ def test_who_watches_sees_each_letter_as_it_comes_and_only_what_was_asked_for(
     assert told == known[at : at + 2]
     left = subprocess.Popen([*argv[:3]], env=env, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert left.stdout is not None
-    for number in range(60):
-        one_letter(settings, one, f"later-{number}")
-        if select([left.stdout], [], [], 0.2)[0]:
-            break
-    with desk.http.stream("GET", "/records/stream") as answer:
-        assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
-        assert desk.process.stop(15) == 0, "whoever watches does not keep it from ending"
-        assert answer.read().startswith(b": what comes from now on"), "and is told that it ends"
-    said = left.communicate(timeout=30)[1]
+    try:
+        for number in range(60):
+            one_letter(settings, one, f"later-{number}")
+            if select([left.stdout], [], [], 0.2)[0]:
+                break
+        with desk.http.stream("GET", "/records/stream") as answer:
+            assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
+            assert desk.process.stop(15) == 0, "whoever watches does not keep it from ending"
+            assert answer.read().startswith(b": what comes from now on"), "and is told that it ends"
+        said = left.communicate(timeout=30)[1]
+    finally:
+        left.kill()
+        left.wait()
     assert (left.returncode, "was stopped" in said) == (1, True), said
 
 
