@@ -247,6 +247,10 @@ HOOKS: tuple[Hook, ...] = (
         "_group_instance_id": ("", "d2953c38be43a06a", "read: static or not"),
         "_session_timeout_ms": ("", "d2953c38be43a06a", "read: for a message"),
         "_subscription": ("", "9d8f1437dac6fabb", "read: topics subscribed"),
+        "_perform_assignment": ("(self, response)", "a0883f3fc757cabb", "after it, asks for topics that the leader does not know"),
+        "_group_subscription": ("", "d2953c38be43a06a", "read: topics of all members"),
+        "_cluster": ("", "9d8f1437dac6fabb", "read: partitions of a topic"),
+        "_client": ("", "9d8f1437dac6fabb", "called: a metadata update"),
     }),
     *_of("aiokafka.admin:AIOKafkaAdminClient", AIOKAFKA, {
         "_send_request": ("(self, request, node_id=None)", "923759214b3cd764", "called: requests with group.instance.id"),

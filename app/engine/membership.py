@@ -12,9 +12,14 @@ by wrapping methods of the one ``GroupCoordinator`` of this worker:
 3. Errors of the coordination task wait for a call of ``getmany``, which never comes before the first assignment:
    the worker would stand still without a word. They end the worker instead.
 
-And one for all workers: aiokafka counts a member that does not poll as hung and leaves the group for good (after
-1,000 s, Faust's default). A member without partitions, or in a long recovery, has nothing to poll; whether lanes
-move is what the stall watchdog looks at.
+And two for all workers:
+
+4. A leader that does not know a topic (the broker it asked had not heard of it yet, or gave no answer) deals out
+   nothing of it and asks again after five minutes, aiokafka's age of metadata: nobody would read it until then. Here
+   it asks until it knows; aiokafka then has the group assign anew.
+5. aiokafka counts a member that does not poll as hung and leaves the group for good (after 1,000 s, Faust's default).
+   A member without partitions, or in a long recovery, has nothing to poll; whether lanes move is what the stall
+   watchdog looks at.
 """
 
 from __future__ import annotations
@@ -43,6 +48,9 @@ log = structlog.get_logger(__name__)
 #: Answers by which the broker says: you are not (or not any more) the member you think you are.
 LOST: Final = frozenset({UNKNOWN_MEMBER_ID, FENCED_INSTANCE_ID})
 
+#: How long a leader waits before it asks again for a topic it does not know, doubled each time; s.
+ASK_AGAIN_S: Final = (0.1, 30.0)
+
 
 def install(consumer: AIOKafkaConsumer, fatal: Fatal, refuse: Refuse) -> Membership:
     """Watch the membership of a started ``consumer``. Call it before the consumer subscribes.
@@ -68,6 +76,9 @@ class Membership:
         coordinator._coordination_task.add_done_callback(self._coordination_ended)
         self._push_error = coordinator._push_error_to_user
         coordinator._push_error_to_user = self._end_for_error
+        self._assign = coordinator._perform_assignment
+        coordinator._perform_assignment = self._assign_and_look
+        self._asking: asyncio.Task[None] | None = None
         if self._instance_id:
             self._send = coordinator._send_req
             coordinator._send_req = self._send_and_look
@@ -147,6 +158,30 @@ class Membership:
             return
         exc = None if task.cancelled() else task.exception()
         self._fatal(f"group {self._coordinator.group_id}: the coordination ended: {exc or 'cancelled'}", exc)
+
+    # -- 4: topics that the leader does not know --------------------------------------------------------------------------
+
+    async def _assign_and_look(self, response: Any) -> Any:
+        assignments = await self._assign(response)
+        if self._unknown_topics() and (self._asking is None or self._asking.done()):
+            self._asking = asyncio.create_task(self._ask_until_known())
+        return assignments
+
+    def _unknown_topics(self) -> list[str]:
+        """Of all members' topics; none while the group assigns anew, or when another leads it."""
+        one = self._coordinator
+        return sorted(topic for topic in one._group_subscription or () if not one._cluster.partitions_for_topic(topic))
+
+    async def _ask_until_known(self) -> None:
+        closing = self._coordinator._closing
+        wait_s, longest_s = ASK_AGAIN_S
+        while unknown := self._unknown_topics():
+            log.warning("topics_unknown_to_the_leader", topics=unknown, asks_again_after_s=wait_s)
+            await asyncio.wait({closing}, timeout=wait_s)
+            if closing.done():
+                return
+            await asyncio.wait({closing, self._coordinator._client.force_metadata_update()}, return_when="FIRST_COMPLETED")
+            wait_s = min(2 * wait_s, longest_s)
 
 
 def membership_errors(request: Any, response: Any) -> set[int]:

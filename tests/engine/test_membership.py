@@ -335,6 +335,94 @@ async def broken() -> None:
     raise AssertionError("an assertion of Faust")
 
 
+# -- topics that the leader does not know ----------------------------------------------------------------------------
+
+
+@dataclass
+class Metadata(Broker):
+    """A client whose broker knows no topic until it was asked ``unknown_for`` times."""
+
+    unknown_for: int = 0
+    updates: int = 0
+    pending: asyncio.Future[bool] | None = None
+
+    async def _maybe_wait_metadata(self) -> None: ...
+    def set_topics(self, topics: set[str]) -> None: ...
+
+    def force_metadata_update(self) -> asyncio.Future[bool]:
+        self.updates += 1
+        answer = asyncio.get_running_loop().create_future()
+        if self.pending is None:
+            answer.set_result(True)
+        return answer if self.pending is None else self.pending
+
+    def partitions_for_topic(self, topic: str) -> set[int] | None:
+        return {0, 1} if self.knows_it() else None
+
+    def knows_it(self) -> bool:
+        return self.updates >= self.unknown_for
+
+
+async def leads(one: Rig, client: Metadata) -> set[asyncio.Task[Any]]:
+    """It deals out one topic as the leader; the tasks that this left behind."""
+    before = asyncio.all_tasks()
+    one.coordinator._client = one.coordinator._cluster = client
+    member = RoundRobinPartitionAssignor.metadata({"interactions"}).encode()
+    await one.coordinator._perform_assignment(
+        SimpleNamespace(API_VERSION=5, group_protocol="roundrobin", members=[("m-1", None, member)])
+    )
+    return asyncio.all_tasks() - before
+
+
+async def test_a_leader_asks_for_a_topic_it_does_not_know_until_it_does(rig: NewRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "ASK_AGAIN_S", (0.001, 0.002))
+    client = Metadata(unknown_for=4)
+
+    (asking,) = await leads(rig(None), client)
+    await asking
+
+    assert client.updates == 4
+
+
+async def test_a_leader_that_knows_all_topics_asks_for_none(rig: NewRig) -> None:
+    client = Metadata()
+
+    assert await leads(rig(None), client) == set()
+    assert client.updates == 0
+
+
+@pytest.mark.parametrize("wait_s", [60.0, 0.0], ids=["between two questions", "no answer comes"])
+async def test_a_clean_stop_ends_the_asking(wait_s: float, rig: NewRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "ASK_AGAIN_S", (wait_s, wait_s))
+    one = rig(None)
+    (asking,) = await leads(one, Metadata(unknown_for=2, pending=asyncio.get_running_loop().create_future()))
+    await asyncio.sleep(0.01)
+    assert not asking.done()
+
+    one.coordinator._closing.set_result(None)
+
+    await asyncio.wait_for(asking, 1)
+
+
+async def test_who_leads_no_more_asks_no_more(rig: NewRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "ASK_AGAIN_S", (0.001, 0.001))
+    one, client = rig(None), Metadata(unknown_for=1_000_000)
+    (asking,) = await leads(one, client)
+
+    one.coordinator._group_subscription = None  # as aiokafka has it from the moment that it joins again
+
+    await asyncio.wait_for(asking, 1)
+    assert not client.knows_it()
+
+
+async def test_a_second_deal_while_it_asks_does_not_ask_twice(rig: NewRig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(membership, "ASK_AGAIN_S", (60.0, 60.0))
+    one, client = rig(None), Metadata(unknown_for=1)
+    assert len(await leads(one, client)) == 1
+
+    assert await leads(one, client) == set()
+
+
 async def test_a_member_without_partitions_never_counts_as_hung(rig: NewRig) -> None:
     assert rig(None).coordinator._max_poll_interval == math.inf
     assert rig("pod-0").coordinator._max_poll_interval == math.inf

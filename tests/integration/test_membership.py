@@ -24,10 +24,11 @@ from app.cli.main import app as cli
 from app.engine import membership
 from app.engine.assignor import MemberAssignor
 from app.settings import Settings
-from app.topics import ENRICHED, INTERACTIONS
+from app.topics import ENRICHED, INTERACTIONS, all_topics
 from deploy.local.worker_process import WorkerProcess
 from tests.integration import truth
 from tests.integration.conftest import Limit, MakeTopics, StartWorker, environment
+from tests.integration.topic_admin import recreate
 
 log = logging.getLogger(__name__)
 
@@ -264,6 +265,19 @@ async def test_a_static_member_that_reads_more_topics_than_before_gets_them(topi
         await assigned_to(new, {INTERACTIONS, ENRICHED})
 
 
+async def test_a_topic_that_the_leader_did_not_know_at_first_is_read_soon_after_it_is_there(topics: MakeTopics) -> None:
+    settings = topics(create=False, redis_url="")
+    async with reader(settings, {INTERACTIONS}) as one:
+        async with asyncio.timeout(WAIT_S):
+            while one._coordinator.generation < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+        assert one.assignment() == set()
+
+        await asyncio.to_thread(recreate, settings.kafka_bootstrap, all_topics(settings))
+
+        await assigned_to(one, {INTERACTIONS})  # without asking: after aiokafka's five minutes
+
+
 @asynccontextmanager
 async def reader(settings: Settings, names: set[str]) -> AsyncIterator[AIOKafkaConsumer]:
     """A member as the worker has it: our assignor, our watch over its membership."""
@@ -272,7 +286,7 @@ async def reader(settings: Settings, names: set[str]) -> AsyncIterator[AIOKafkaC
     consumer = AIOKafkaConsumer(
         bootstrap_servers=settings.kafka_bootstrap,
         group_id=settings.app_id,
-        group_instance_id=settings.group_instance_id,
+        group_instance_id=settings.group_instance_id or None,
         session_timeout_ms=settings.kafka_session_timeout_ms,
         partition_assignment_strategy=[MemberAssignor(app)],
     )
