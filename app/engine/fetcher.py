@@ -1,19 +1,23 @@
 """aiokafka's fetcher, with two manners of its own for a consumer whose records are processed on the same event loop.
 
-*Patience*: aiokafka asks for more in the moment in which records are taken, so that at low rates the next fetch request is
-written before the events of the last one have been looked at. A patient fetcher asks two turns of the event loop later:
-the outputs' produce request goes out first, and one request serves all partitions that had something.
-*Paused partitions* are not watched one by one (a worker has its changelogs paused for good, and waiting for a future
-per partition costs as much as the fetch): who resumes some calls :meth:`EngineFetcher.look_again`.
+*Patience*: aiokafka looks for what else to fetch before it hands over what it got, and asks for more as soon as that is
+taken: at low rates the outputs wait for the next fetch request to be built. A patient fetcher hands over at once and asks
+some turns of the event loop later: the outputs go out first, and one request serves all partitions that had something.
+*Paused partitions* are neither looked at nor watched (a worker has its changelogs and retry tiers paused for good: four
+of five partitions, and each costs as much as one that is fetched): who resumes some calls :meth:`EngineFetcher.look_again`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, Final
 
 import aiokafka.consumer.consumer
 from aiokafka.consumer.fetcher import Fetcher
+
+#: Turns of the event loop from a fetch response to the produce request of its outputs: two until the consumer has the
+#: records, one in which lanes compute, three until aiokafka's sender has written.
+TURNS_TO_OUTPUTS: Final = 6
 
 
 class EngineFetcher(Fetcher):  # type: ignore[misc]  # aiokafka's fetcher has no types
@@ -22,21 +26,44 @@ class EngineFetcher(Fetcher):  # type: ignore[misc]  # aiokafka's fetcher has no
     is_patient = False
     """Set while there is little to do; under load the next fetch must be under way while records are processed"""
     watches_paused = True
+    _waiting = 0
+    """Fetches whose records are being processed: each asks for more when it ends"""
 
     def look_again(self) -> None:
         """Something has changed (partitions were resumed): see what can be fetched."""
         super()._notify(self._wait_consume_future)
 
+    async def _proc_fetch_request(self, assignment: Any, node_id: int, request: Any) -> bool:
+        has_records: bool = await super()._proc_fetch_request(assignment, node_id, request)
+        if not (has_records and self.is_patient):
+            return has_records
+        for waiter in self._fetch_waiters:
+            self._notify(waiter)
+        self._waiting += 1
+        try:
+            for _ in range(TURNS_TO_OUTPUTS):
+                await asyncio.sleep(0)
+        except asyncio.CancelledError:  # closed, or the partitions were taken away: as upstream answers it
+            return False
+        finally:
+            self._waiting -= 1
+        return True
+
     def _notify(self, future: asyncio.Future[None] | None) -> None:
-        if self.is_patient and future is self._wait_consume_future:
-            loop = asyncio.get_running_loop()
-            loop.call_soon(loop.call_soon, super()._notify, future)
-        else:
+        if not (self._waiting and future is self._wait_consume_future):
             super()._notify(future)
 
     def _get_actions_per_node(self, assignment: Any) -> tuple[Any, ...]:
-        *actions, resumed = super()._get_actions_per_node(assignment)
-        return (*actions, resumed if self.watches_paused else [])
+        seen = assignment if self.watches_paused else Unpaused(assignment, self._records)
+        return tuple(super()._get_actions_per_node(seen))
+
+
+class Unpaused:
+    """An assignment without its paused partitions, but for those that have records left or no position yet."""
+
+    def __init__(self, assignment: Any, records: Any) -> None:
+        self.state_value = of = assignment.state_value
+        self.tps = [tp for tp in assignment.tps if not (state := of(tp)).paused or not state.has_valid_position or tp in records]
 
 
 def install() -> None:

@@ -262,8 +262,10 @@ HOOKS: tuple[Hook, ...] = (
         "Fetcher": ("", "90cfe0ec46ba5b56", "replaced by EngineFetcher: what a consumer that starts makes one of"),
     }),
     *_of("aiokafka.consumer.fetcher:Fetcher", AIOKAFKA, {
-        "_notify": ("(self, future)", "237e60e98eea8f59", "with little to do, the next fetch request waits for the outputs of the last one"),
-        "_get_actions_per_node": ("(self, assignment)", "ce1105e08135eb32", "paused partitions are not waited for one by one"),
+        "_proc_fetch_request": ("(self, assignment, node_id, request)", "d86f4f9b7001c1f8", "with little to do, it hands over at once and ends when the outputs are out"),
+        "_notify": ("(self, future)", "237e60e98eea8f59", "the end of such a fetch asks for more, not the taking of its records"),
+        "_fetch_waiters": ("", "32f20192b8888b2b", "read: who waits for records"),
+        "_get_actions_per_node": ("(self, assignment)", "ce1105e08135eb32", "paused partitions are neither looked at nor waited for"),
         "_wait_consume_future": ("", "32f20192b8888b2b", "read: which future asks for more"),
     }),
     *_of("aiokafka.protocol.struct:Struct", AIOKAFKA, {
