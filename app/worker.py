@@ -234,7 +234,7 @@ def degraded(follower: LookupWriter | None, joiner: Joiner | None) -> list[str]:
         found += [
             f"lookups of {lane} rebuilding: {done} of at most {total} keys" for lane, (done, total) in follower.rebuilding().items()
         ]
-    return [*found, "reference"] if joiner is not None and joiner.cache is not None and joiner.cache.is_degraded else found
+    return found if joiner is None or joiner.cache is None else found + joiner.cache.away
 
 
 def tables_of(stream_app: EngineApp) -> EngineTables:

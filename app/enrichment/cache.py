@@ -67,9 +67,10 @@ class ReferenceCache:
         return {name: cache.table for name, cache in self._tables.items()}
 
     @property
-    def is_degraded(self) -> bool:
-        """The breaker of the database or of Redis is open."""
-        return not (self._database.breaker.is_closed and self._shared.breaker.is_closed)
+    def away(self) -> list[str]:
+        """Which of its services do not answer (their breakers are open), as ``/readyz`` names them."""
+        breakers = {"reference": self._database.breaker, "reference cache": self._shared.breaker}
+        return [name for name, breaker in breakers.items() if not breaker.is_closed]
 
     def sizes(self) -> dict[str, int]:
         """Rows per table in the process cache."""

@@ -89,7 +89,7 @@ class Topology:
             health: Health = "bad" if "redis" in degraded else "warn" if any("lookups" in text for text in degraded) else "ok"
             yield NodeAnswer(id=f"redis:{agent}", kind="redis", title="Redis", of=agent, health=health)
         if self.settings.enrichment_enabled and AGENTS[agent] == INTERACTIONS:
-            health = "bad" if "reference" in degraded else "ok"
+            health = "bad" if "reference" in degraded else "warn" if "reference cache" in degraded else "ok"
             yield NodeAnswer(
                 id=f"database:{agent}",
                 kind="database",

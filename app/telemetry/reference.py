@@ -27,7 +27,7 @@ class Cache(Protocol):
     def counters(self) -> object: ...
 
     @property
-    def is_degraded(self) -> bool: ...
+    def away(self) -> list[str]: ...
 
     def sizes(self) -> dict[str, int]: ...
 
@@ -60,6 +60,6 @@ class ReferenceMetrics:
             yield m.REFERENCE_LOADS, (label,), getattr(cache.counters, name)
         for table, rows in cache.sizes().items():
             yield m.REFERENCE_ROWS, (table,), rows
-        yield m.REFERENCE_DEGRADED, (), float(cache.is_degraded)
+        yield m.REFERENCE_DEGRADED, (), float(bool(cache.away))
         yield m.REFERENCE_CHANGES, ("invalidated",), self._follower.changes
         yield m.REFERENCE_CHANGES, ("unreadable",), self._follower.unreadable

@@ -16,6 +16,7 @@ async def test_the_breaker_of_the_database_opens_probes_with_one_query_and_close
     world.store.down = True
     reasons = [await get(cache) for _ in range(7)]
     assert reasons == [Unavailable("database_down")] * 5 + [Unavailable("breaker_open")] * 2
+    assert cache.away == ["reference"]
     assert len(world.store.queries) == 5
     world.clock.pass_s(0.5)
     world.store.gate = asyncio.Event()
@@ -29,6 +30,7 @@ async def test_the_breaker_of_the_database_opens_probes_with_one_query_and_close
     world.store.down = False
     world.clock.pass_s(1)
     assert isinstance(await get(cache), Known)
+    assert cache.away == []
 
     assert isinstance(await get(cache, "bob"), Known)
 
@@ -59,6 +61,7 @@ async def test_a_dead_redis_costs_one_call_then_nothing(world: World) -> None:
     assert [answer.tier for answer in answers] == ["database"] * 4
     assert world.shared.calls == ["read"]
     assert cache.counters.redis_errors == 1
+    assert cache.away == ["reference cache"]
 
 
 async def test_calls_of_redis_that_waited_for_others_see_that_it_is_dead(world: World) -> None:

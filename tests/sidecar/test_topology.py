@@ -142,6 +142,13 @@ def test_a_store_that_is_away_is_bad(down: str, name: str) -> None:
     assert node(rig.look(), name).health == "bad"
 
 
+def test_a_database_whose_cache_in_redis_is_away_is_asked_more_and_is_not_away_itself() -> None:
+    rig = Rig()
+    rig.down.append("reference cache")
+
+    assert node(rig.look(), f"database:{AGENT}").health == "warn"
+
+
 def test_waiting_retries_and_many_dead_letters_are_a_warning() -> None:
     rig = Rig()
     rig.work(10, is_tier=True)
