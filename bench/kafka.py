@@ -15,7 +15,12 @@ from app.topics import Topic
 
 TIMEOUT_S = 20.0
 READ_BATCH = 5000
-NO_LEADER_YET = (KafkaError.NOT_LEADER_FOR_PARTITION, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.UNKNOWN_TOPIC_OR_PART)
+NO_LEADER_YET = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,  # what the client knows is of the topic that was deleted
+)
 
 
 class BrokerError(Exception):

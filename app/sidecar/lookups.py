@@ -93,14 +93,15 @@ def _add_users(router: APIRouter, reader: LookupReader) -> None:
 
     @router.post("/users:batch", response_model=None)
     async def users(request: UsersRequest, min_offset: MinOffset = None, wait_ms: WaitMs = MOST_WAIT_MS) -> Response:
-        """Up to 500 profiles in one round trip, in the order of the ids; who is unknown, and whom nobody here can tell of."""
+        """Up to 500 users in one round trip, each as a single one is answered, in the order of the ids; who is unknown, and whom nobody here can tell of."""
         keys = [user_key(key_id) for key_id in request.ids]
-        answers = await read_fresh(reader, [("users", key) for key in keys], parse_min_offsets(min_offset or ()), wait_ms)
-        asked = list(zip(keys, answers, strict=True))
+        questions = [(resource, key) for key in keys for resource in ("users", "sessions")]
+        answers = await read_fresh(reader, questions, parse_min_offsets(min_offset or ()), wait_ms)
+        asked = list(zip(keys, answers[::2], answers[1::2], strict=True))
         return JSONResponse({
-            "users": [body_of(answer) for _, answer in asked if isinstance(answer, LookupAnswer)],
-            "unknown": [key for key, answer in asked if answer is None],
-            "unavailable": [key for key, answer in asked if isinstance(answer, LookupUnavailable)],
+            "users": [user_body(answer, session) for _, answer, session in asked if isinstance(answer, LookupAnswer)],
+            "unknown": [key for key, answer, _ in asked if answer is None],
+            "unavailable": [key for key, answer, _ in asked if isinstance(answer, LookupUnavailable)],
         })  # fmt: skip
 
 

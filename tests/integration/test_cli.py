@@ -32,7 +32,12 @@ from tests.integration.conftest import StartWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 15.0
-NO_LEADER_YET = (KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
+NO_LEADER_YET = (
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.UNKNOWN_LEADER_EPOCH,  # what the client knows is of the topic that was deleted
+)
 pytestmark = pytest.mark.timeout(90)
 
 Cli = Callable[..., Any]

@@ -33,7 +33,7 @@ from tests.telemetry.fakes import FakeEngine, FakeWatchdog, unit
 class FakeLookups:
     """``LookupReader`` over a dictionary; ``failure`` is raised instead of answering."""
 
-    answers: dict[tuple[str, str], LookupAnswer] = field(default_factory=dict)
+    answers: dict[tuple[str, str], LookupAnswer | LookupUnavailable] = field(default_factory=dict)
     asked: list[tuple[str, str]] = field(default_factory=list)
     failure: Exception | None = None
 

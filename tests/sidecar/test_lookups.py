@@ -156,6 +156,19 @@ async def test_many_users_come_in_order_and_the_others_are_named(sidecar: Sideca
     assert ([user["key"] for user in body["users"]], body["unknown"], body["unavailable"]) == (["a:2", "u:1"], ["u:nobody"], [])
 
 
+async def test_each_of_many_users_is_answered_as_if_it_had_been_asked_for_alone(sidecar: Sidecar) -> None:
+    for user in ("u:1", "u:2", "u:3"):
+        sidecar.lookups.answers["users", user] = replace(ANSWER, key=user, source="table", covered_at_ms=None)
+    sidecar.lookups.answers["sessions", "u:2"] = replace(ANSWER, resource="sessions", value={"events": 3})
+    sidecar.lookups.answers["sessions", "u:3"] = LookupUnavailable("redis_down", 3)
+
+    body = (await sidecar.post("/api/v1/lookups/users:batch", {"ids": ["1", "2", "3"]})).json()
+
+    assert [user["value"]["session"] for user in body["users"]] == [None, {"events": 3}, None]
+    alone = [(await sidecar.get(f"/api/v1/lookups/users/{n}")).json() for n in (1, 2, 3)]
+    assert body["users"] == alone
+
+
 @pytest.mark.parametrize("ids", [[], ["x"] * 501, [""]], ids=["none", "too many", "empty"])
 async def test_a_batch_has_1_to_500_ids(sidecar: Sidecar, ids: list[str]) -> None:
     assert_problem(await sidecar.post("/api/v1/lookups/users:batch", {"ids": ids}), 422, "invalid-request")
