@@ -75,6 +75,14 @@ def fetch(one: Any) -> tuple[asyncio.Task[bool], asyncio.Future[None]]:
     return asyncio.create_task(one._proc_fetch_request(None, 1, None)), waiter
 
 
+async def handed_over(one: Any) -> asyncio.Task[bool]:
+    """The fetch of a patient fetcher, in the moment in which who waited has its records."""
+    one.is_patient = True
+    asked, waiter = fetch(one)
+    assert await turns_until_done(waiter) == 1
+    return asked
+
+
 async def test_a_fetcher_asks_for_more_at_once(monkeypatch: pytest.MonkeyPatch, answers: list[bool]) -> None:
     one, answers[:] = new_fetcher(monkeypatch), [True]
     asked, _ = fetch(one)
@@ -88,9 +96,7 @@ async def test_a_patient_fetcher_hands_over_at_once_and_asks_when_the_outputs_ar
     monkeypatch: pytest.MonkeyPatch, answers: list[bool]
 ) -> None:
     one, answers[:] = new_fetcher(monkeypatch), [True]
-    one.is_patient = True
-    asked, waiter = fetch(one)
-    assert await turns_until_done(waiter) == 1
+    asked = await handed_over(one)
     one._notify(one._wait_consume_future)  # the consumer has taken the records
     assert not one._wait_consume_future.done()
     assert await turns_until_done(asked) == TURNS_TO_OUTPUTS
@@ -112,9 +118,7 @@ async def test_a_fetch_that_is_cancelled_while_it_is_patient_ends_without_an_err
     monkeypatch: pytest.MonkeyPatch, answers: list[bool]
 ) -> None:
     one, answers[:] = new_fetcher(monkeypatch), [True]
-    one.is_patient = True
-    asked, waiter = fetch(one)
-    await turns_until_done(waiter)
+    asked = await handed_over(one)
     asked.cancel()
     assert not await asked
     one._notify(one._wait_consume_future)
@@ -123,9 +127,7 @@ async def test_a_fetch_that_is_cancelled_while_it_is_patient_ends_without_an_err
 
 async def test_patience_is_for_nothing_else(monkeypatch: pytest.MonkeyPatch, answers: list[bool]) -> None:
     one, answers[:] = new_fetcher(monkeypatch), [True]
-    one.is_patient = True
-    asked, waiter = fetch(one)
-    await turns_until_done(waiter)
+    asked = await handed_over(one)
     other = asyncio.get_running_loop().create_future()
     one._notify(other)
     one._notify(None)

@@ -351,10 +351,11 @@ class Metadata(Broker):
 
     def force_metadata_update(self) -> asyncio.Future[bool]:
         self.updates += 1
-        answer = asyncio.get_running_loop().create_future()
-        if self.pending is None:
-            answer.set_result(True)
-        return answer if self.pending is None else self.pending
+        if self.pending is not None:
+            return self.pending
+        answer: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        answer.set_result(True)
+        return answer
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         return {0, 1} if self.knows_it() else None

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import redis as redis_client
-from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource  # type: ignore[attr-defined]
 from typer.testing import CliRunner
 
@@ -27,17 +27,12 @@ from app.domain.routing import partition_of
 from app.engine.api import RESET_KEY
 from app.settings import Settings
 from app.topics import INTERACTIONS, all_topics, changelog_of
+from bench.kafka import NO_LEADER_YET
 from tests.integration import truth
 from tests.integration.conftest import StartWorker
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 15.0
-NO_LEADER_YET = (
-    KafkaError.UNKNOWN_TOPIC_OR_PART,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.UNKNOWN_LEADER_EPOCH,  # what the client knows is of the topic that was deleted
-)
 pytestmark = pytest.mark.timeout(90)
 
 Cli = Callable[..., Any]
